@@ -1,0 +1,83 @@
+"""Every error srtrt raises on purpose.
+
+::
+
+    SrtrtError
+    ├── UsageError              a wrong combination of options (exit status 2)
+    ├── MissingPackageError     an optional package is not installed; names the pip line
+    ├── InputError              an input file is missing, not what it should be, or damaged
+    │   └── TruncatedInputError     it broke in the middle; says how many frames were good
+    ├── OutputError             an output cannot be written
+    ├── ModelError              a checkpoint or graph is unusable, or disagrees with its spec
+    ├── BackendError            an engine cannot be opened or fails while running
+    │   └── DeviceMemoryError       it ran out of memory; a smaller tile may help
+    ├── ParityError             an artifact computes something else than PyTorch did
+    └── TrainingError           training cannot start or go on
+
+A message says what was wrong (the value), what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class SrtrtError(Exception):
+    """Base of all errors a user can cause or meet; ``str()`` is one message for people."""
+
+    exit_code = 1
+
+
+class UsageError(SrtrtError):
+    """A wrong combination of options or arguments."""
+
+    exit_code = 2
+
+
+class MissingPackageError(SrtrtError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        """Names ``package``, what it is needed for, and the pip line of ``extra``."""
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'srtrt[{extra}]'"
+        )
+
+
+class InputError(SrtrtError):
+    """An input file is missing, of the wrong kind, or damaged."""
+
+
+class TruncatedInputError(InputError):
+    """A video broke in the middle.
+
+    Attributes:
+        good_frames: frames that were decoded before the damage.
+    """
+
+    def __init__(self, message: str, *, good_frames: int) -> None:
+        super().__init__(message)
+        self.good_frames = good_frames
+
+
+class OutputError(SrtrtError):
+    """An output cannot be written, or would overwrite something."""
+
+
+class ModelError(SrtrtError):
+    """A checkpoint or exported graph is unusable or disagrees with its spec."""
+
+
+class BackendError(SrtrtError):
+    """An inference engine cannot be opened or failed while running."""
+
+
+class DeviceMemoryError(BackendError):
+    """An inference engine ran out of memory."""
+
+
+class ParityError(SrtrtError):
+    """An exported artifact does not compute what PyTorch computes."""
+
+
+class TrainingError(SrtrtError):
+    """Training cannot start or cannot go on."""

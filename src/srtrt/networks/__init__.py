@@ -1,0 +1,1 @@
+"""Networks: the generator, the discriminator and VGG19 features."""

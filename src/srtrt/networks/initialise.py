@@ -1,0 +1,65 @@
+"""Initial weights that make an untrained generator a plain interpolation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from srtrt.networks.generator import Generator, UpsampleBlock
+
+_QUADRATIC_TAPS = (0.15625, 0.9375, -0.09375)
+"""Lagrange interpolation through three samples at a quarter of their distance."""
+
+_TENT_TAPS = (0.0, 1 / 16, 2 / 16, 3 / 16, 4 / 16, 3 / 16, 2 / 16, 1 / 16, 0.0)
+"""Turns nearest-neighbour blocks of 4 pixels into linear slopes."""
+
+
+@torch.no_grad()
+def initialise_as_interpolation(net: Generator) -> None:
+    """Sets weights so that the first output is a smooth 4x enlargement of the input.
+
+    The first three channels carry the picture from end to end, and the last BatchNorm of each
+    residual branch starts at zero, so training begins at the quality of bicubic interpolation
+    instead of noise. All other channels keep their random weights. Nothing but the starting
+    point changes: the network can reach the same functions.
+    """
+    _carry_rgb(net.head.weight, net.head.bias, _centre(9))
+    for block in net.blocks:
+        nn.init.zeros_(block.bn2.weight)  # type: ignore[union-attr,arg-type]
+    nn.init.zeros_(net.trunk_bn.weight)
+    for up in (net.up1, net.up2):
+        _interpolate_rgb(up)
+    nn.init.zeros_(net.tail.weight)
+    nearest = net.config.upsampler == "nearest"
+    tent = torch.tensor(_TENT_TAPS)
+    _carry_rgb(net.tail.weight, net.tail.bias, torch.outer(tent, tent) if nearest else _centre(9))
+
+
+def _centre(size: int) -> Tensor:
+    kernel = torch.zeros(size, size)
+    kernel[size // 2, size // 2] = 1.0
+    return kernel
+
+
+def _carry_rgb(weight: Tensor, bias: Tensor | None, kernel: Tensor) -> None:
+    """Makes outputs 0..2 of a convolution the inputs 0..2 filtered with ``kernel``."""
+    weight[:3] = 0
+    for channel in range(3):
+        weight[channel, channel] = kernel
+    if bias is not None:
+        bias[:3] = 0
+
+
+def _interpolate_rgb(up: UpsampleBlock) -> None:
+    weight, bias = up.conv.weight, up.conv.bias
+    if up.upsampler == "nearest":
+        _carry_rgb(weight, bias, _centre(3))
+        return
+    taps = torch.tensor([_QUADRATIC_TAPS, _QUADRATIC_TAPS[::-1]])
+    weight[:12] = 0
+    if bias is not None:
+        bias[:12] = 0
+    for channel in range(3):
+        for phase in range(4):
+            row, column = divmod(phase, 2)
+            weight[4 * channel + phase, channel] = torch.outer(taps[row], taps[column])

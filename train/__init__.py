@@ -1,0 +1,1 @@
+"""Training: folders of images in, checkpoints out."""
