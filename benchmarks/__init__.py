@@ -1,1 +1,1 @@
-""
+"""Measurements: latency, quality and parity, written as JSON."""

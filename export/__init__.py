@@ -1,1 +1,1 @@
-""
+"""Export: checkpoints in, verified graphs out."""

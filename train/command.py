@@ -40,7 +40,7 @@ def train(
     state.safetensors (to resume from), config.json and log.jsonl.
     """
     try:
-        from srtrt.train.data import list_images
+        from srtrt.datasets import list_images
         from srtrt.train.loop import STATE, Progress, PsnrTrainer
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", "train", "`srtrt train`") from error

@@ -6,47 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from srtrt.errors import TrainingError
+from srtrt.datasets import read_rgb8
+from srtrt.errors import InputError, TrainingError
 from srtrt.resample import bicubic_matrix
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 MARGIN = 2
 """LR pixels kept around a patch while it is shrunk: the reach of the bicubic kernel, so that the
 border of a patch is made from real neighbours."""
-
-
-def list_images(folders: Sequence[Path]) -> list[Path]:
-    """All image files below the folders, sorted, so that a run can be repeated.
-
-    Raises:
-        TrainingError: if a folder is missing or holds no image.
-    """
-    files: list[Path] = []
-    for folder in folders:
-        if not folder.is_dir():
-            raise TrainingError(f"{folder}: no such folder; expected a folder of images.")
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise TrainingError(
-                f"{folder}: holds no image; expected files such as .png, .jpg or .webp."
-            )
-        files += found
-    return files
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8] | None:
-    """An image as uint8 RGB ``[H, W, 3]``, or None if it cannot be decoded."""
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-    return None if image is None else np.asarray(image, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -83,17 +53,19 @@ class PatchPool:
         pixels: list[Tensor] = []
         shapes: list[tuple[int, int]] = []
         for path in files:
-            image = read_rgb(path)
-            if image is None:
-                self.skipped.append((path, "not a readable image"))
-            elif min(image.shape[:2]) < self.crop:
+            try:
+                image = read_rgb8(path)
+            except InputError as error:
+                self.skipped.append((path, str(error).removeprefix(f"{path}: ")))
+                continue
+            if min(image.shape[:2]) < self.crop:
                 size = f"{image.shape[1]}x{image.shape[0]}"
                 self.skipped.append((path, f"{size} is below {self.crop}x{self.crop}"))
-            else:
-                self._check_memory(path, sum(p.numel() for p in pixels) + image.size)
-                pixels.append(torch.from_numpy(image).flatten())
-                shapes.append((image.shape[0], image.shape[1]))
-                self.names.append(path)
+                continue
+            self._check_memory(path, sum(p.numel() for p in pixels) + image.size)
+            pixels.append(torch.from_numpy(image).flatten())
+            shapes.append((image.shape[0], image.shape[1]))
+            self.names.append(path)
         if not pixels:
             reason = f" The first: {self.skipped[0][0]}: {self.skipped[0][1]}." if files else ""
             raise TrainingError(f"none of {len(files)} images can be used for training.{reason}")

@@ -32,7 +32,7 @@ from srtrt.networks.initialise import initialise_as_interpolation
 from srtrt.networks.rewrites import forward_with_folded_tail
 from srtrt.train.config import PsnrConfig
 from srtrt.train.data import Batch, PatchPool
-from srtrt.train.state import Average, load_state, save_state
+from srtrt.train.state import Average, load_state, read_facts, save_state
 from srtrt.train.validate import Validation
 
 CHECKPOINT = "generator.safetensors"
@@ -133,17 +133,18 @@ class PsnrTrainer:
         Raises:
             TrainingError: if there is none, or it belongs to a run with other settings or data.
         """
-        facts = load_state(self.out / STATE, self.net, self.optimiser, self.average)
+        facts = read_facts(self.out / STATE)
         for key, value in self._identity().items():
             if facts.get(key) != value:
                 raise TrainingError(
-                    f"{self.out}: was started with {key} {facts.get(key)}, now it is {value}; "
+                    f"{self.out}: was started with {key}={facts.get(key)}, now it is {value}; "
                     "resume with the same settings and pictures, or choose a new --out."
                 )
+        load_state(self.out / STATE, self.net, self.optimiser, self.average)
         self.step = int(facts["step"])
 
     def _identity(self) -> dict[str, Any]:
-        return {"settings": json.loads(self.config.to_json()), "pictures": len(self.pool.names)}
+        return {**json.loads(self.config.to_json()), "pictures": len(self.pool.names)}
 
     def run(
         self, *, on_progress: Callable[[Progress], None] | None = None, until: int | None = None

@@ -71,19 +71,32 @@ def save_state(
             raise OutputError(f"{path}: cannot be written ({error}).") from error
 
 
-def load_state(
-    path: Path, net: Generator, optimiser: torch.optim.Adam, average: Average
-) -> dict[str, Any]:
-    """Restores what :func:`save_state` wrote and returns its facts.
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts in the header of a saved state.
 
     Raises:
-        TrainingError: if the file is missing, damaged, or belongs to another network.
+        TrainingError: if the file is missing or damaged.
     """
     if not path.is_file():
         raise TrainingError(f"{path}: nothing to resume from; start without --resume.")
     try:
         with safe_open(path, framework="pt") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})[STATE_KEY])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise TrainingError(f"{path}: is not a saved training state ({error}).") from error
+    return facts
+
+
+def load_state(
+    path: Path, net: Generator, optimiser: torch.optim.Adam, average: Average
+) -> None:
+    """Restores the tensors that :func:`save_state` wrote.
+
+    Raises:
+        TrainingError: if the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         net.load_state_dict(_under(tensors, "net."), strict=False)
         with torch.no_grad():
@@ -97,7 +110,6 @@ def load_state(
         optimiser.load_state_dict({"state": entries, "param_groups": groups})
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{path}: cannot be resumed ({error}).") from error
-    return facts
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

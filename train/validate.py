@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from srtrt.errors import TrainingError
-from srtrt.metrics import mod_crop, psnr_y
+from srtrt.datasets import lr_hr_pair
+from srtrt.metrics import psnr_y
 from srtrt.networks.generator import Generator
 from srtrt.networks.rewrites import InferenceGenerator
-from srtrt.resample import resize_bicubic
-from srtrt.train.data import read_rgb
 
 
 class Validation:
@@ -23,17 +21,10 @@ class Validation:
         """Reads the pictures.
 
         Raises:
-            TrainingError: if one cannot be read.
+            InputError: if one cannot be read.
         """
         self.device = device
-        self.pairs = []
-        for path in files:
-            image = read_rgb(path)
-            if image is None:
-                raise TrainingError(f"{path}: validation image cannot be read; replace it.")
-            hr = mod_crop(image, 4)
-            lr = resize_bicubic(hr, hr.shape[0] // 4, hr.shape[1] // 4)
-            self.pairs.append((lr, hr))
+        self.pairs = [lr_hr_pair(path) for path in files]
 
     @torch.no_grad()
     def psnr(self, net: Generator) -> float:

@@ -1,0 +1,68 @@
+"""What every result file holds: figures, machine, versions and date."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from srtrt.files import replace_when_complete
+
+_PACKAGES = ("srtrt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "av")
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, cores, memory, Python and the versions of the packages that matter."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": _gpu(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    extras = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f in flags]
+    return f"{names[0] if names else platform.machine()} ({', '.join(extras)})"
+
+
+def _gpu() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None
+
+
+def write_report(path: Path, benchmark: str, results: Mapping[str, Any]) -> None:
+    """Writes one JSON file with the results and where they come from.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    report = {"benchmark": benchmark, "machine": machine_facts(), **results}
+    with replace_when_complete(path) as part:
+        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,176 @@
+"""Proof that an artifact computes what PyTorch computes, on real pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from srtrt.colour import YuvColour
+from srtrt.datasets import list_images, read_rgb8
+from srtrt.errors import InputError, ParityError
+from srtrt.graph import keep_half_rounding
+from srtrt.metrics import mod_crop
+from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeOptions
+from srtrt.runtime.models import Model
+from srtrt.spec import Form, Precision
+
+Picture = NDArray[np.uint8]
+"""``[H, W, 3]`` RGB with even sides."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Least agreement with PyTorch float32 that an artifact must show."""
+
+    psnr_db: float
+    """On uint8 output, of the worst picture."""
+    max_abs: int
+    """Largest difference of a sample, in 8-bit steps."""
+
+
+GATES: dict[Precision, Gate] = {
+    "fp32": Gate(70.0, 1),
+    "fp16": Gate(55.0, 255),
+    "bf16": Gate(48.0, 255),
+    "int8": Gate(38.0, 255),
+    "fp8": Gate(38.0, 255),
+}
+"""Gate of each precision; only fp32 bounds the single sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Agreement of two backends over a set of pictures, on uint8 output."""
+
+    pictures: int
+    psnr_db: float
+    """Of the worst plane of the worst picture; infinite if all samples are equal."""
+    max_abs: int
+    """Largest difference of a sample."""
+    equal: float
+    """Share of samples that are equal, 0..1."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON values; an infinite PSNR becomes None."""
+        values = asdict(self)
+        values["psnr_db"] = None if math.isinf(self.psnr_db) else round(self.psnr_db, 2)
+        values["equal"] = round(self.equal, 6)
+        return values
+
+    def __str__(self) -> str:
+        psnr = "identical" if math.isinf(self.psnr_db) else f"{self.psnr_db:.1f} dB"
+        return f"{psnr}, max difference {self.max_abs}, {100 * self.equal:.3f} % equal"
+
+
+def read_pictures(folder: Path | None = None) -> list[Picture]:
+    """LR pictures to compare on: all of a folder, or the few that come with srtrt.
+
+    Raises:
+        InputError: if the folder is missing, holds no picture, or one cannot be read.
+    """
+    pictures = []
+    for path in list_images([folder or Path(str(files("srtrt.export"))) / "pictures"]):
+        image = read_rgb8(path)
+        if min(image.shape[:2]) < 2:
+            raise InputError(f"{path}: smaller than 2x2 pixels.")
+        pictures.append(np.ascontiguousarray(mod_crop(image, 2)))
+    return pictures
+
+
+def form_inputs(picture: Picture, form: Form) -> dict[str, NDArray[Any]]:
+    """One picture as the inputs of a form; YUV is BT.601, limited range, left siting."""
+    if form == "rgb8":
+        return {"rgb": picture[None]}
+    colour = YuvColour(matrix="bt601")
+    matrix = colour.rgb_to_yuv().astype(np.float64)
+    yuv = picture / 255.0 @ matrix[:, :3].T + matrix[:, 3]
+    height, width = picture.shape[:2]
+    chroma = yuv[..., 1:].reshape(height // 2, 2, width // 2, 2, 2).mean(axis=(1, 3))
+    y = np.rint(yuv[..., 0]).astype(np.uint8)[None, None]
+    uv = np.ascontiguousarray(np.rint(chroma).astype(np.uint8).transpose(2, 0, 1)[None])
+    return {"y": y, "uv": uv, **colour.inputs()}
+
+
+def reference_backend(model: Model, form: Form) -> Backend:
+    """The generator exactly as trained, in PyTorch float32 on the CPU."""
+    from srtrt.runtime.backends.torch import TorchBackend, TorchOptions
+
+    options = TorchOptions(rewritten=False, channels_last=False)
+    return TorchBackend(model, form=form, device="cpu", precision="fp32", options=options)
+
+
+def graph_backend(name: str, graph: ModelProto, form: Form, precision: Precision) -> Backend:
+    """A graph in ONNX Runtime on the CPU, such that the rounding of its precision shows.
+
+    The CPU has no float16 arithmetic; see :func:`srtrt.graph.keep_half_rounding`.
+    """
+    options = OnnxRuntimeOptions(optimise=precision != "fp16")
+    if precision == "fp16":
+        graph = keep_half_rounding(graph)
+    model = Model.from_graph(name, graph)
+    return OnnxRuntimeBackend(model, form=form, device="cpu", precision=precision, options=options)
+
+
+def measure_parity(reference: Backend, candidate: Backend, pictures: Sequence[Picture]) -> Parity:
+    """Runs both backends on every picture and compares their uint8 output.
+
+    Raises:
+        BackendError: if one of them fails.
+    """
+    return compare_outputs(
+        (reference.infer(inputs), candidate.infer(inputs))
+        for inputs in (form_inputs(picture, reference.form) for picture in pictures)
+    )
+
+
+def compare_outputs(
+    pairs: Iterator[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]],
+) -> Parity:
+    """Compares pairs of named uint8 outputs."""
+    worst, largest, equal, samples, count = math.inf, 0, 0, 0, 0
+    for expected, found in pairs:
+        count += 1
+        for name, plane in expected.items():
+            difference = np.abs(plane.astype(np.int16) - found[name])
+            error = float(np.mean(np.square(difference, dtype=np.float64)))
+            psnr = math.inf if error == 0 else 10 * math.log10(255**2 / error)
+            worst = min(worst, psnr)
+            largest = max(largest, int(difference.max()))
+            equal += int(np.count_nonzero(difference == 0))
+            samples += difference.size
+    return Parity(pictures=count, psnr_db=worst, max_abs=largest, equal=equal / max(1, samples))
+
+
+def passes(parity: Parity, precision: Precision) -> bool:
+    """Whether the figures meet the gate of a precision."""
+    gate = GATES[precision]
+    return parity.psnr_db >= gate.psnr_db and parity.max_abs <= gate.max_abs
+
+
+def require_parity(parity: Parity, precision: Precision, what: str) -> None:
+    """Refuses an artifact under its gate.
+
+    Raises:
+        ParityError: with the figures and the nearest precision that these figures would pass.
+    """
+    if passes(parity, precision):
+        return
+    gate = GATES[precision]
+    nearest = next((p for p in GATES if passes(parity, p)), None)
+    advice = (
+        f"These figures would pass as {nearest}." if nearest else "No precision has so low a gate."
+    )
+    raise ParityError(
+        f"{what} does not compute what PyTorch computes: {parity}; expected at least "
+        f"{gate.psnr_db:.0f} dB and a difference of at most {gate.max_abs}. {advice} "
+        "It was not written."
+    )

@@ -1,0 +1,1 @@
+"""Running models: engines, tiles, images and video."""

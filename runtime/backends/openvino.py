@@ -1,0 +1,112 @@
+"""OpenVINO on the CPU, in float32 or, where the processor has it, bfloat16."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtrt.errors import BackendError, MissingPackageError
+from srtrt.runtime.backends.base import Arrays, Backend, Capability
+from srtrt.runtime.models import Model
+from srtrt.spec import Form, Precision
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoOptions:
+    """Settings of the engine."""
+
+    threads: int = 0
+    """Threads; 0 leaves the choice to OpenVINO."""
+    compiled_shapes: int = 4
+    """How many frame sizes stay compiled; the least recently used one goes first."""
+
+
+class OpenVinoBackend(Backend):
+    """An exported graph on OpenVINO, compiled anew for each frame size.
+
+    Static shapes let it plan memory and kernels; compiling takes about half a second.
+    """
+
+    name = "openvino"
+    bytes_per_pixel = 14_000
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        form: Form,
+        device: str,
+        precision: Precision,
+        options: OpenVinoOptions | None = None,
+    ) -> None:
+        super().__init__(model, form=form, device=device, precision=precision)
+        openvino = _package()
+        if device != "cpu" or precision not in _HINTS:
+            raise BackendError(
+                f"openvino runs on the cpu in {' or '.join(_HINTS)}, not on {device} in {precision}."
+            )
+        self._options = options or OpenVinoOptions()
+        self._core = openvino.Core()
+        try:
+            graph = model.graph(form, precision).SerializeToString()
+            self._model = self._core.read_model(graph, b"")
+        except RuntimeError as error:
+            raise BackendError(f"openvino cannot read {model.name}: {error}") from error
+        self._names = [output.get_any_name() for output in self._model.outputs]
+        self._compiled: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+
+    @classmethod
+    def capabilities(cls) -> Sequence[Capability]:
+        try:
+            openvino = _package()
+        except MissingPackageError as error:
+            return [Capability(device="cpu", precisions=(), reason=str(error))]
+        version = f"openvino {openvino.__version__.split('-')[0]}"
+        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            reason = f"{version}; this processor computes bfloat16"
+            return [Capability(device="cpu", precisions=("bf16", "fp32"), reason=reason)]
+        reason = f"{version}; this processor has no bfloat16, so float32"
+        return [Capability(device="cpu", precisions=("fp32",), reason=reason)]
+
+    def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        request = self._request({name: array.shape for name, array in inputs.items()})
+        # Shared inputs are read in place; the outputs are copied because the request reuses them.
+        results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        return {name: np.array(results[name]) for name in self._names}
+
+    def _request(self, shapes: dict[str, tuple[int, ...]]) -> Any:
+        key = tuple(shapes.values())
+        if key in self._compiled:
+            self._compiled.move_to_end(key)
+            return self._compiled[key]
+        self._model.reshape(shapes)
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if self._options.threads:
+            config["INFERENCE_NUM_THREADS"] = self._options.threads
+        request = self._core.compile_model(self._model, "CPU", config).create_infer_request()
+        while len(self._compiled) >= self._options.compiled_shapes:
+            self._compiled.popitem(last=False)
+        self._compiled[key] = request
+        return request
+
+    def _release(self) -> None:
+        self._compiled.clear()
+        del self._model, self._core
+
+
+def _package() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingPackageError("openvino", "cpu", "the openvino backend") from error
+    return openvino

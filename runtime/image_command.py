@@ -1,0 +1,133 @@
+"""``srtrt upscale-image``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
+from srtrt.runtime.models import DEFAULT_MODEL
+from srtrt.runtime.session import Session
+
+from srtrt.files import replace_when_complete
+
+
+class _Terminal(ImageWatcher):
+    """Says what happens: results on stdout, everything else on stderr."""
+
+    def __init__(self, progress: Progress, quiet: bool) -> None:
+        self.progress = progress
+        self.quiet = quiet
+        self.session: Session | None = None
+        self.notes_told = 0
+        self.task = progress.add_task("opening", total=None)
+
+    def planned(self, total: int) -> None:
+        self.progress.update(self.task, total=total)
+
+    def opened(self, session: Session) -> None:
+        self.session = session
+        self._say(session.description)
+        self._tell_notes()
+
+    def started(self, source: Path) -> None:
+        self.progress.update(self.task, description=source.name)
+
+    def finished(self, result: ImageResult) -> None:
+        self.progress.advance(self.task)
+        self._tell_notes()
+        if result.error is not None:
+            click.echo(f"srtrt: {result.error}", err=True)
+            return
+        for note in result.notes:
+            self._say(f"{result.source}: {note}.")
+        if not self.quiet and result.input_size and result.output_size:
+            before, after = (f"{w}x{h}" for w, h in (result.input_size, result.output_size))
+            where = f"{result.source} -> {result.target}"
+            click.echo(f"{where} ({before} to {after}, {result.seconds:.1f} s)")
+
+    def _tell_notes(self) -> None:
+        notes = self.session.notes if self.session is not None else []
+        for note in notes[self.notes_told :]:
+            self._say(note)
+        self.notes_told = len(notes)
+
+    def _say(self, sentence: str) -> None:
+        if not self.quiet:
+            click.echo(sentence, err=True)
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet or not sys.stderr.isatty(),
+    )
+
+
+def _report(results: list[ImageResult], session: Session | None) -> dict[str, Any]:
+    """The content of ``--json``; sizes are width and height in pixels."""
+    return {
+        "engine": None if session is None else session.description,
+        "notes": [] if session is None else session.notes,
+        "images": [
+            {
+                "input": str(result.source),
+                "output": None if result.error is not None else str(result.target),
+                "input_size": result.input_size,
+                "output_size": result.output_size,
+                "seconds": round(result.seconds, 3),
+                "notes": result.notes,
+                "error": None if result.error is None else str(result.error),
+            }
+            for result in results
+        ],
+    }
+
+
+@click.command("upscale-image")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="FILE|DIR", help="Where to; default: INPUT_x4.EXT beside.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Bundled name or file.")
+@click.option("--backend", default="auto", show_default=True, help="Engine that computes.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option("--precision", default="auto", show_default=True, help="Arithmetic of the engine.")
+@click.option("--tile", default="auto", show_default=True, help="auto, none or a side in pixels.")
+@click.option(
+    "--quality", type=click.IntRange(1, 100), help="JPEG: 95 by default; makes WebP lossy."
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--json", "json_file", metavar="FILE", help="Write a report of what was done.")
+def upscale_image(
+    inputs: tuple[str, ...], output: str | None, quiet: bool, json_file: str | None, **options: Any
+) -> None:
+    """Upscale image files 4x.
+
+    INPUT is a file, a folder (its subfolders are not searched; results of earlier runs are skipped)
+    or a quoted pattern such as 'photos/*.png'. PNG, JPEG, WebP, TIFF and BMP are read and written;
+    the ending of the output selects its format. Alpha, 16 bits, grayscale, ICC profile and EXIF are
+    kept; a format that cannot hold them is refused. WebP is lossless unless --quality is given.
+    """
+    with _progress(quiet) as progress:
+        terminal = _Terminal(progress, quiet)
+        results = upscale_images(inputs, output, watcher=terminal, **options)
+    if json_file is not None:
+        with replace_when_complete(Path(json_file)) as part:
+            text = json.dumps(_report(results, terminal.session), indent=2)
+            part.write_text(text + "\n", encoding="utf-8")
+    failed = sum(result.error is not None for result in results)
+    if failed and len(results) > 1:
+        done = len(results) - failed
+        click.echo(f"srtrt: {done} of {len(results)} pictures upscaled, {failed} failed.", err=True)
+    if failed:
+        raise click.exceptions.Exit(1)

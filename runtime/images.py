@@ -1,0 +1,367 @@
+"""Upscaling pictures, and files of pictures, through an opened model."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from srtrt.runtime import session as sessions
+from srtrt.runtime.models import DEFAULT_MODEL
+
+from srtrt.errors import DeviceMemoryError, InputError, OutputError, SrtrtError, UsageError
+from srtrt.images import FORMAT_OF_SUFFIX, Picture, check_output, read_image, write_image
+from srtrt.resample import resize_bicubic, resize_bicubic_rows
+
+_PATTERN_CHARACTERS = frozenset("*?[")
+_STRIP_SAMPLES = 1 << 22
+_STEP = 257
+"""16-bit steps per 8-bit step: 65535 / 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageResult:
+    """What became of one file."""
+
+    source: Path
+    """The picture that was read."""
+    target: Path
+    """The picture that was written; it was not if ``error`` is set."""
+    input_size: tuple[int, int] | None = None
+    """Width and height in pixels; None if the source could not be read."""
+    output_size: tuple[int, int] | None = None
+    """Width and height in pixels; None if nothing was written."""
+    seconds: float = 0.0
+    """Time for reading, computing and writing."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was left out."""
+    error: SrtrtError | None = None
+    """Why it failed."""
+
+
+class ImageWatcher:
+    """Told about the progress of :func:`upscale_images`; the methods do nothing by default."""
+
+    def planned(self, total: int) -> None:
+        """``total`` files will be worked on."""
+
+    def opened(self, session: sessions.Session) -> None:
+        """The model is ready."""
+
+    def started(self, source: Path) -> None:
+        """A file is next."""
+
+    def finished(self, result: ImageResult) -> None:
+        """A file is done or has failed."""
+
+
+def upscale_picture(picture: Picture, session: sessions.Session) -> Picture:
+    """Enlarges a picture; its depth, grayscale, alpha and metadata stay what they are.
+
+    Grayscale goes through the network as three equal channels, whose mean is kept. Colours under
+    fully transparent pixels are first replaced by the nearest visible ones, so that no hidden
+    colour bleeds into an edge. Alpha goes through the network like a grayscale picture, and is then
+    limited to the range of the 3x3 source pixels around, so that what is fully opaque or fully
+    transparent stays exactly that. For 16 bits see :func:`_enlarge_16_bit`.
+
+    Args:
+        picture: what to enlarge.
+        session: an opened model of the form ``rgb8``.
+
+    Raises:
+        BackendError: if the engine fails.
+    """
+    rgb = _enlarge(_without_hidden_colours(picture), session)
+    if picture.gray:
+        rgb = _as_gray(rgb)
+    alpha = None if picture.alpha is None else _enlarge_alpha(picture.alpha, session)
+    return replace(picture, rgb=rgb, alpha=alpha)
+
+
+def _enlarge(rgb: NDArray[Any], session: sessions.Session) -> NDArray[Any]:
+    if rgb.dtype == np.uint16:
+        return _enlarge_16_bit(rgb, session)
+    enlarged: NDArray[Any] = session.infer({"rgb": np.ascontiguousarray(rgb[None])})["rgb_x4"][0]
+    return enlarged
+
+
+def _enlarge_16_bit(rgb: NDArray[np.uint16], session: sessions.Session) -> NDArray[np.uint16]:
+    """16 bits through a network of 8.
+
+    The network sees the picture rounded to 8 bits. What it adds to the bicubic enlargement of that
+    same rounded picture is its detail, and this detail is added to the bicubic enlargement of the
+    16-bit picture. Detail of up to one 8-bit step cannot be told from rounding and would cut
+    smooth gradients into bands, so it is left out; greater detail d shrinks by 1/d of a step (the
+    nonnegative garrote: L. Breiman, "Better subset regression using the nonnegative garrote",
+    Technometrics, 1995).
+    """
+    rounded = ((rgb.astype(np.uint32) + _STEP // 2) // _STEP).astype(np.uint8)
+    network = _enlarge(rounded, session)
+    height, width = network.shape[:2]
+    result = np.empty(network.shape, np.uint16)
+    step = max(1, _STRIP_SAMPLES // network[0].size)
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        detail = network[rows] - resize_bicubic_rows(rounded, height, width, rows)
+        detail *= 1.0 - 1.0 / np.maximum(detail * detail, 1.0)
+        exact = resize_bicubic_rows(rgb, height, width, rows) + _STEP * detail
+        result[rows] = np.clip(np.rint(exact), 0, 65535).astype(np.uint16)
+    return result
+
+
+def _as_gray(rgb: NDArray[Any]) -> NDArray[Any]:
+    """Three channels that all hold the mean, rounded to nearest."""
+    total = rgb.sum(axis=2, keepdims=True, dtype=np.uint32)
+    return np.repeat(((total + 1) // 3).astype(rgb.dtype), 3, axis=2)
+
+
+def _enlarge_alpha(alpha: NDArray[Any], session: sessions.Session) -> NDArray[Any]:
+    height, width = (side * session.scale for side in alpha.shape)
+    if alpha.min() == alpha.max():
+        return resize_bicubic(alpha, height, width)
+    enlarged = _as_gray(_enlarge(np.repeat(alpha[..., None], 3, axis=2), session))[..., 0]
+    window = np.ones((3, 3), np.uint8)
+    lowest, highest = (
+        np.repeat(np.repeat(extreme(alpha, window), session.scale, axis=0), session.scale, axis=1)
+        for extreme in (cv2.erode, cv2.dilate)
+    )
+    return np.asarray(np.clip(enlarged, lowest, highest))
+
+
+def _without_hidden_colours(picture: Picture) -> NDArray[Any]:
+    """The colours, those under fully transparent pixels replaced by the nearest visible ones."""
+    if picture.alpha is None:
+        return picture.rgb
+    hidden = picture.alpha == 0
+    if hidden.all() or not hidden.any():
+        return picture.rgb
+    _, labels = cv2.distanceTransformWithLabels(
+        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colour_of_label = np.zeros((int(labels.max()) + 1, 3), picture.rgb.dtype)
+    colour_of_label[labels[~hidden]] = picture.rgb[~hidden]
+    return np.where(hidden[..., None], colour_of_label[labels], picture.rgb)
+
+
+def find_images(inputs: Sequence[str | os.PathLike[str]]) -> tuple[list[Path], bool]:
+    """Turns files, folders and patterns into a list of files without repetition.
+
+    A folder stands for the pictures directly in it, by their endings, without hidden files and
+    without the results of earlier runs (``a_x4.png`` beside ``a.png``); a pattern such as ``*.png``
+    is expanded in the same way where the shell has not done so. ``**`` descends into subfolders.
+
+    Returns:
+        The files, and whether there may be several (more than one input, a folder or a pattern).
+
+    Raises:
+        InputError: if a folder or a pattern holds no picture.
+    """
+    found: list[Path] = []
+    several = len(inputs) > 1
+    for item in inputs:
+        text = os.fspath(item)
+        path = Path(text)
+        is_pattern = not path.exists() and not _PATTERN_CHARACTERS.isdisjoint(text)
+        if not path.is_dir() and not is_pattern:
+            found.append(path)
+            continue
+        several = True
+        if is_pattern:
+            candidates = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        else:
+            candidates = path.iterdir()
+        pictures = _pictures_among(list(candidates))
+        if not pictures:
+            hint = "no picture matches" if is_pattern else "no picture directly in this folder"
+            raise InputError(f"{text}: {hint} (expected {', '.join(FORMAT_OF_SUFFIX)}).")
+        found += pictures
+    return list(dict.fromkeys(found)), several
+
+
+def _pictures_among(candidates: list[Path]) -> list[Path]:
+    names = set(candidates)
+    return sorted(
+        path
+        for path in candidates
+        if path.suffix.lower() in FORMAT_OF_SUFFIX
+        and not path.name.startswith(".")
+        and path.is_file()
+        and path.with_name(path.stem.removesuffix("_x4") + path.suffix) not in names - {path}
+    )
+
+
+def plan_targets(
+    sources: Sequence[Path], output: Path | None, *, several: bool, into_folder: bool = False
+) -> list[Path]:
+    """The output file of every source.
+
+    Args:
+        sources: the pictures to enlarge.
+        output: None puts ``NAME_x4.EXT`` beside each source; an existing folder, or any path if
+            there may be several sources, takes the same names; else it is the output file.
+        several: whether there may be more than one source.
+        into_folder: whether ``output`` is a folder even if it does not exist yet.
+
+    Raises:
+        UsageError: if two sources would be written to the same file.
+        OutputError: if ``output`` is a file where a folder is needed.
+    """
+    if output is not None and not several and not into_folder and not output.is_dir():
+        return [output]
+    if output is not None and (output.is_file() or output.suffix.lower() in FORMAT_OF_SUFFIX):
+        raise OutputError(f"{output}: several pictures need a folder as output, not a file.")
+    targets = [
+        (source.parent if output is None else output) / f"{source.stem}_x4{source.suffix}"
+        for source in sources
+    ]
+    taken: dict[Path, Path] = {}
+    for source, target in zip(sources, targets, strict=True):
+        other = taken.setdefault(target.resolve(), source)
+        if other != source:
+            raise UsageError(
+                f"{other} and {source} would both be written to {target}; "
+                "give them to separate commands with separate output folders."
+            )
+    return targets
+
+
+def upscale_images(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    model: str = DEFAULT_MODEL,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    tile: str | int = "auto",
+    quality: int | None = None,
+    overwrite: bool = False,
+    watcher: ImageWatcher | None = None,
+) -> list[ImageResult]:
+    """Enlarges picture files; one that fails does not stop the others.
+
+    Args:
+        inputs: files, folders and patterns, see :func:`find_images`.
+        output: file or folder, see :func:`plan_targets`; its ending selects the format.
+        model: see :func:`srtrt.runtime.session.open_session`, as the next four.
+        backend: engine.
+        device: where it runs.
+        precision: its arithmetic.
+        tile: how pictures are divided.
+        quality: 1..100 for JPEG (95 by default) and WebP (lossless by default).
+        overwrite: whether existing files may be replaced.
+        watcher: told about the progress.
+
+    Returns:
+        One result per file, in order; ``error`` is set for those that failed.
+
+    Raises:
+        SrtrtError: if the command as a whole makes no sense or the model cannot be opened.
+    """
+    watcher = watcher or ImageWatcher()
+    sources, several = find_images(inputs)
+    text = None if output is None else os.fspath(output)
+    into_folder = text is not None and text.endswith(("/", os.sep))
+    target = None if text is None else Path(text)
+    targets = plan_targets(sources, target, several=several, into_folder=into_folder)
+    watcher.planned(len(sources))
+    work = _Work(
+        occupied=frozenset(source.resolve() for source in sources),
+        may_create=several or into_folder,
+        overwrite=overwrite,
+        quality=quality,
+        watcher=watcher,
+    )
+    with ExitStack() as stack:
+
+        @functools.cache
+        def opened() -> sessions.Session:
+            names = {"model": model, "backend": backend, "device": device, "precision": precision}
+            session = stack.enter_context(sessions.open_session(form="rgb8", tile=tile, **names))
+            watcher.opened(session)
+            return session
+
+        return [_attempt(*pair, opened, work) for pair in zip(sources, targets, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What all files of one call have in common."""
+
+    occupied: frozenset[Path]
+    may_create: bool
+    overwrite: bool
+    quality: int | None
+    watcher: ImageWatcher
+
+
+def _attempt(
+    source: Path, target: Path, opened: Callable[[], sessions.Session], work: _Work
+) -> ImageResult:
+    """Works on one file; what is wrong with this file alone becomes part of the result."""
+    work.watcher.started(source)
+    begin = time.perf_counter()
+    result = ImageResult(source=source, target=target)
+    try:
+        _check_target(target, work)
+        result = _upscale_file(result, opened, work.quality)
+    except (InputError, OutputError, DeviceMemoryError) as error:
+        result = replace(result, error=error)
+    result = replace(result, seconds=time.perf_counter() - begin)
+    work.watcher.finished(result)
+    return result
+
+
+def _check_target(target: Path, work: _Work) -> None:
+    """Refuses, before anything is computed, a target that could not be written in the end."""
+    if target.resolve() in work.occupied:
+        raise OutputError(f"{target}: the output is one of the inputs; choose another name.")
+    if target.is_dir():
+        raise OutputError(f"{target}: this is a folder; give the name of a file.")
+    if target.exists() and not work.overwrite:
+        raise OutputError(f"{target}: already exists; use --overwrite to replace it.")
+    folder = target.parent
+    while work.may_create and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f"{target}: the folder {folder} does not exist; create it first.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{target}: no permission to write into the folder {folder}.")
+
+
+def _upscale_file(
+    result: ImageResult, opened: Callable[[], sessions.Session], quality: int | None
+) -> ImageResult:
+    """Reads, enlarges and writes one file; the result completed."""
+    picture = read_image(result.source)
+    session = opened()
+    kind = check_output(result.target, picture, scale=session.scale, quality=quality)
+    notes = picture.notes
+    if picture.exif is not None and kind == "BMP":
+        notes += ("BMP has no place for EXIF, which is left out",)
+    width, height = picture.width * session.scale, picture.height * session.scale
+    try:
+        enlarged = upscale_picture(picture, session)
+        result.target.parent.mkdir(parents=True, exist_ok=True)
+        write_image(result.target, enlarged, quality=quality)
+    except MemoryError as error:
+        raise DeviceMemoryError(
+            f"{result.source}: not enough memory for a result of {width}x{height} pixels; "
+            "cut the picture into parts first."
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{result.target}: cannot be written ({error.strerror}).") from error
+    return replace(
+        result,
+        input_size=(picture.width, picture.height),
+        output_size=(width, height),
+        notes=notes,
+    )

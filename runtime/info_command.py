@@ -1,0 +1,78 @@
+"""The ``srtrt models`` and ``srtrt doctor`` commands."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from srtrt.errors import SrtrtError
+from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
+from srtrt.runtime.models import DEFAULT_MODEL, bundled_models, find_model, weights_folder
+from srtrt.runtime.select import AUTO_ORDER, choose, survey
+
+_PACKAGES = ("av", "opencv-python-headless", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+
+
+@click.command()
+@click.argument("name", required=False)
+def models(name: str | None) -> None:
+    """List the bundled models; with a NAME, print its card."""
+    if name is not None:
+        find_model(name)
+        card = weights_folder() / f"{name}.md"
+        if not card.is_file():
+            raise click.UsageError(f"{name} is not a bundled model, so it has no card.")
+        click.echo(card.read_text(encoding="utf-8"), nl=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "network", "size", "quality"):
+        table.add_column(heading)
+    for model_name in bundled_models():
+        model = find_model(model_name)
+        spec = model.spec
+        sizes = f"{spec.config.get('blocks')} blocks x {spec.config.get('features')}"
+        assert model.graph_path is not None
+        size = f"{model.graph_path.stat().st_size / 1e6:.1f} MB"
+        default = " (default)" if model_name == DEFAULT_MODEL else ""
+        table.add_row(model_name + default, sizes, size, _quality(spec.quality.get("psnr_y_db")))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _quality(figures: object) -> str:
+    if not isinstance(figures, dict):
+        return "not measured"
+    return ", ".join(f"{name} {value:.2f} dB" for name, value in figures.items())
+
+
+@click.command()
+def doctor() -> None:
+    """Say what this machine can run, and why not the rest."""
+    click.echo(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    memory = psutil.virtual_memory()
+    click.echo(
+        f"{psutil.cpu_count(logical=False)} cores, {memory.total / 2**30:.1f} GiB memory; the "
+        f"network may use {memory_limit('cpu') / 2**30:.1f} GiB (change with {MEMORY_VARIABLE}, MiB)"
+    )
+    for package in _PACKAGES:
+        try:
+            click.echo(f"  {package} {version(package)}")
+        except PackageNotFoundError:
+            click.echo(f"  {package}: not installed")
+    click.echo("Backends:")
+    for name, capability in survey():
+        mark = "yes" if capability.usable else "no "
+        precisions = f" [{', '.join(capability.precisions)}]" if capability.usable else ""
+        click.echo(f"  {mark} {name} on {capability.device}{precisions}: {capability.reason}")
+    order = ", ".join(f"{name} on {device}" for name, device in AUTO_ORDER)
+    click.echo(f"--backend auto tries {order}.")
+    try:
+        click.echo(f"It takes {choose().reason}")
+    except SrtrtError as error:
+        click.echo(f"It finds nothing: {error}")
+        raise

@@ -1,0 +1,81 @@
+"""Which backend runs a model here, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from srtrt.errors import BackendError, UsageError
+from srtrt.runtime.backends import BACKENDS, backend_class
+from srtrt.runtime.backends.base import Capability
+from srtrt.spec import Precision
+
+AUTO_ORDER: tuple[tuple[str, str], ...] = (
+    ("onnxruntime", "cuda"),
+    ("openvino", "cpu"),
+    ("onnxruntime", "cpu"),
+)
+"""Backends and devices that ``auto`` tries, the fastest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A backend, a device and a precision that can be used together."""
+
+    backend: str
+    device: str
+    precision: Precision
+    reason: str
+    """One sentence for the user."""
+
+
+def survey() -> Iterator[tuple[str, Capability]]:
+    """Every backend with what it can do here, in the order of the table."""
+    for name in BACKENDS:
+        for capability in backend_class(name).capabilities():
+            yield name, capability
+
+
+def choose(backend: str = "auto", device: str = "auto", precision: str = "auto") -> Choice:
+    """Picks the first of :data:`AUTO_ORDER` that meets the wishes, or the explicit backend.
+
+    Raises:
+        UsageError: if a name is not one of those known.
+        BackendError: if an explicit wish cannot be met; nothing else is taken instead.
+    """
+    if device != "auto" and device.partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device {device!r}: expected auto, cpu or cuda:N.")
+    if backend == "auto":
+        candidates = [
+            (name, capability)
+            for name, kind in AUTO_ORDER
+            for capability in backend_class(name).capabilities()
+            if capability.device.startswith(kind)
+        ]
+    else:
+        candidates = [(backend, c) for c in backend_class(backend).capabilities()]
+    refusals = []
+    for name, capability in candidates:
+        problem = _problem(name, capability, device, precision)
+        if problem is None:
+            chosen = capability.precisions[0] if precision == "auto" else precision
+            place = capability.device if device == "auto" else device
+            reason = f"{name} on {place} in {chosen}: {capability.reason}."
+            if refusals:
+                reason += " Not used: " + "; ".join(refusals) + "."
+            return Choice(backend=name, device=place, precision=chosen, reason=reason)  # type: ignore[arg-type]
+        refusals.append(problem)
+    wish = f"backend {backend}, device {device}, precision {precision}"
+    raise BackendError(f"nothing here offers {wish}: {'; '.join(refusals)}.")
+
+
+def _problem(name: str, capability: Capability, device: str, precision: str) -> str | None:
+    """Why a capability does not meet the wishes, or None."""
+    if device != "auto" and device.partition(":")[0] != capability.device.partition(":")[0]:
+        return f"{name} on {capability.device} is not the device {device}"
+    if not capability.usable:
+        return capability.reason.rstrip(".")
+    if precision not in ("auto", *capability.precisions):
+        offered = ", ".join(capability.precisions)
+        return f"{name} on {capability.device} computes {offered}, not {precision}"
+    return None

@@ -1,0 +1,214 @@
+"""A model opened on a backend, fed with pictures of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtrt.errors import DeviceMemoryError, UsageError
+from srtrt.runtime.backends import backend_class
+from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.memory import memory_limit
+from srtrt.runtime.models import DEFAULT_MODEL, Model, find_model
+from srtrt.runtime.select import choose
+from srtrt.runtime.tiling import TilePlan, Window, plan_tiles
+from srtrt.spec import Form
+
+_CHROMA_REACH = 2
+"""LR luma pixels that the chroma interpolation of ``yuv420p8`` sees beyond the network."""
+
+
+class Session:
+    """Computes whole pictures, in tiles where they do not fit into memory.
+
+    Attributes:
+        scale: enlargement in each direction.
+        description: model, engine, precision and device in a few words.
+        notes: sentences worth telling the user, such as why a backend was chosen.
+    """
+
+    def __init__(self, backend: Backend, *, radius: int, scale: int, tile: str | int) -> None:
+        """Wraps an opened backend, which is closed with the session.
+
+        Args:
+            backend: the opened network.
+            radius: its receptive radius in LR pixels.
+            scale: its enlargement.
+            tile: ``auto``, ``none``, or the longest side of a tile in LR pixels.
+
+        Raises:
+            UsageError: if ``tile`` is none of these.
+        """
+        self._backend = backend
+        self._yuv = backend.form == "yuv420p8"
+        self._align = 2 if self._yuv else 1
+        reach = radius + (_CHROMA_REACH if self._yuv else 0)
+        self._margin = -(-reach // self._align) * self._align
+        self._side = _parse_tile(tile)
+        self._untiled = tile == "none"
+        self._max_pixels = max(1, memory_limit(backend.device) // backend.bytes_per_pixel)
+        self.scale = scale
+        self.description = f"{backend.model.name} on {backend.description}"
+        self.notes: list[str] = []
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Computes one batch; when memory runs out, again with smaller tiles.
+
+        Args:
+            inputs: the inputs of the session's form, see :mod:`srtrt.forms`.
+
+        Returns:
+            The outputs of the form, as new arrays.
+
+        Raises:
+            DeviceMemoryError: if even the smallest tile does not fit.
+            BackendError: if the engine fails.
+        """
+        while True:
+            plan = self.plan(inputs)
+            try:
+                return self._infer_tiles(inputs, plan)
+            except DeviceMemoryError:
+                smaller = plan.tile_size[0] * plan.tile_size[1] // 2
+                self._side, self._untiled, self._max_pixels = None, False, smaller
+                if self.plan(inputs).tile_size == plan.tile_size:
+                    raise
+                height, width = self.plan(inputs).tile_size
+                self.notes.append(
+                    f"Memory ran out; went on with tiles of at most {width}x{height} pixels."
+                )
+
+    def plan(self, inputs: Mapping[str, NDArray[Any]]) -> TilePlan:
+        """The tiles :meth:`infer` would use for these inputs."""
+        frame = inputs["y"] if self._yuv else inputs["rgb"]
+        height, width = frame.shape[2:] if self._yuv else frame.shape[1:3]
+        pixels = 1 << 62 if self._untiled else self._max_pixels // max(1, frame.shape[0])
+        return plan_tiles(
+            height,
+            width,
+            margin=self._margin,
+            align=self._align,
+            max_pixels=pixels,
+            side=self._side,
+        )
+
+    def _infer_tiles(
+        self, inputs: Mapping[str, NDArray[Any]], plan: TilePlan
+    ) -> dict[str, NDArray[Any]]:
+        if plan.count == 1:
+            return self._backend.infer(inputs)
+        axes = self._axes()
+        tables = {name: array for name, array in inputs.items() if name not in axes}
+        outputs: dict[str, NDArray[Any]] = {}
+        for row, column in plan:
+            cut = {
+                name: np.ascontiguousarray(inputs[name][_region(axis, part, row, column, 1, True)])
+                for name, (axis, part) in axes.items()
+            }
+            result = self._backend.infer(cut | tables)
+            for name, (axis, part) in axes.items():
+                key = f"{name}_x4"
+                if key not in outputs:
+                    shape = list(inputs[name].shape)
+                    shape[axis] *= self.scale
+                    shape[axis + 1] *= self.scale
+                    outputs[key] = np.empty(shape, result[key].dtype)
+                kept = _kept(axis, part, row, column, self.scale)
+                target = _region(axis, part, row, column, self.scale, False)
+                outputs[key][target] = result[key][kept]
+        return outputs
+
+    def _axes(self) -> dict[str, tuple[int, int]]:
+        """Image inputs: (axis of the rows, LR luma pixels per sample)."""
+        return {"y": (2, 1), "uv": (2, 2)} if self._yuv else {"rgb": (1, 1)}
+
+    def close(self) -> None:
+        """Closes the backend; harmless when repeated."""
+        self._backend.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _region(
+    axis: int, part: int, row: Window, column: Window, scale: int, computed: bool
+) -> tuple[slice, ...]:
+    """Index of a tile in a whole plane: what is computed, or what is kept of it."""
+    spans = [(w.start, w.stop) if computed else (w.first, w.last) for w in (row, column)]
+    cut = [slice(a * scale // part, b * scale // part) for a, b in spans]
+    return (slice(None),) * axis + tuple(cut)
+
+
+def _kept(axis: int, part: int, row: Window, column: Window, scale: int) -> tuple[slice, ...]:
+    """Index of the kept pixels in a tile's own output."""
+    spans = [(w.first - w.start, w.last - w.start) for w in (row, column)]
+    cut = [slice(a * scale // part, b * scale // part) for a, b in spans]
+    return (slice(None),) * axis + tuple(cut)
+
+
+def _parse_tile(tile: str | int) -> int | None:
+    if tile in ("auto", "none"):
+        return None
+    try:
+        side = int(tile)
+    except ValueError:
+        side = 0
+    if side < 1:
+        raise UsageError(f"tile is {tile!r}: expected auto, none, or a side in pixels such as 256.")
+    return side
+
+
+def open_session(
+    *,
+    model: str = DEFAULT_MODEL,
+    form: Form,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    tile: str | int = "auto",
+) -> Session:
+    """Opens a model on a backend.
+
+    Args:
+        model: bundled name, ``.onnx`` graph or ``.safetensors`` checkpoint.
+        form: what the pictures look like, see :mod:`srtrt.forms`.
+        backend: a name of :data:`srtrt.runtime.backends.BACKENDS`, or ``auto``.
+        device: ``auto``, ``cpu`` or ``cuda:N``.
+        precision: ``auto`` or a :data:`srtrt.spec.Precision`.
+        tile: ``auto``, ``none``, or the longest side of a tile in LR pixels.
+
+    Raises:
+        InputError: if there is no such model.
+        ModelError: if the model is unusable, or not usable on this backend.
+        BackendError: if an explicit wish cannot be met.
+        UsageError: if a name is unknown.
+    """
+    found = find_model(model)
+    if backend == "auto" and found.graph_path is None:
+        backend = "torch"
+    choice = choose(backend, device, _stored_precision(found, precision))
+    kind = backend_class(choice.backend)
+    opened = kind(found, form=form, device=choice.device, precision=choice.precision)
+    spec = opened.spec
+    session = Session(opened, radius=spec.receptive_radius, scale=spec.scale, tile=tile)
+    session.notes.append(f"Backend: {choice.reason}")
+    return session
+
+
+def _stored_precision(model: Model, precision: str) -> str:
+    """A graph that was exported in a reduced precision runs in that one unless told otherwise."""
+    if precision == "auto" and model.graph_path is not None and model.spec.precision != "fp32":
+        return model.spec.precision
+    return precision

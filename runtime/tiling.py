@@ -1,0 +1,128 @@
+"""Cutting a picture into tiles whose results join without a seam.
+
+A tile is computed with a margin of the network's receptive radius, and the margin's output is
+thrown away, so every kept pixel sees what it would have seen in the whole picture. Borders of the
+picture stay borders of a tile, so the network's zero padding falls in the same place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from srtrt.errors import UsageError
+
+_MIN_KEPT = 16
+"""A tile that keeps fewer LR pixels a side than this wastes nearly all its work."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one axis, in LR pixels: computed ``[start, stop)``, kept ``[first, last)``."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Windows over the rows and columns of a picture; all tiles have the same size."""
+
+    rows: tuple[Window, ...]
+    columns: tuple[Window, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return len(self.rows) * len(self.columns)
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width of a tile in LR pixels, margins included."""
+        row, column = self.rows[0], self.columns[0]
+        return row.stop - row.start, column.stop - column.start
+
+    @property
+    def pixels(self) -> int:
+        """LR pixels computed in all, margins included."""
+        height, width = self.tile_size
+        return self.count * height * width
+
+    def __iter__(self) -> Iterator[tuple[Window, Window]]:
+        return ((row, column) for row in self.rows for column in self.columns)
+
+
+def split_axis(length: int, count: int, margin: int, align: int) -> tuple[Window, ...]:
+    """Covers ``length`` with ``count`` equal windows that overlap by at least two margins.
+
+    Starts and sizes are multiples of ``align``, as long as ``length`` is.
+    """
+    if count == 1:
+        return (Window(0, length, 0, length),)
+    kept = math.ceil((length - 2 * margin) / count)
+    size = min(length, _up(kept + 2 * margin, align))
+    step = size - 2 * margin
+    starts = [min(k * step, length - size) for k in range(count)]
+    firsts = [0] + [start + margin for start in starts[1:]]
+    return tuple(
+        Window(start, start + size, first, last)
+        for start, first, last in zip(starts, firsts, [*firsts[1:], length], strict=True)
+    )
+
+
+def plan_tiles(
+    height: int, width: int, *, margin: int, align: int, max_pixels: int, side: int | None = None
+) -> TilePlan:
+    """The cheapest cut in which no tile exceeds ``max_pixels``, or ``side`` where it is given.
+
+    Strips of full width overlap along one axis only and are usually the cheapest.
+
+    Args:
+        height: rows of the picture.
+        width: columns of the picture.
+        margin: LR pixels computed around a tile and thrown away; a multiple of ``align``.
+        align: 2 for 4:2:0 planes, else 1.
+        max_pixels: most LR pixels a tile may have.
+        side: longest side of a tile in LR pixels instead.
+
+    Raises:
+        UsageError: if ``side`` is too small to keep anything of a tile.
+    """
+    smallest = 2 * margin + _MIN_KEPT
+    if side is not None:
+        if side < smallest and side < max(height, width):
+            raise UsageError(
+                f"tile of {side} pixels: this model needs {margin} pixels around a tile, so the "
+                f"smallest useful tile is {smallest}. Choose --tile {smallest} or more, or auto."
+            )
+        rows = _windows_for(height, side, margin, align)
+        columns = _windows_for(width, side, margin, align)
+        return TilePlan(rows, columns)
+    if height * width <= max_pixels:
+        return TilePlan(split_axis(height, 1, margin, align), split_axis(width, 1, margin, align))
+    plans = []
+    for count in range(1, max(1, (width - 2 * margin) // _MIN_KEPT) + 1):
+        columns = split_axis(width, count, margin, align)
+        tile_width = columns[0].stop - columns[0].start
+        tile_height = max(smallest, max_pixels // tile_width // align * align)
+        rows = _windows_for(height, tile_height, margin, align)
+        plans.append(TilePlan(rows, columns))
+    fitting = [p for p in plans if p.tile_size[0] * p.tile_size[1] <= max_pixels]
+    if fitting:
+        return min(fitting, key=lambda p: (p.pixels, p.count))
+    return min(plans, key=lambda p: p.tile_size[0] * p.tile_size[1])
+
+
+def _windows_for(length: int, size: int, margin: int, align: int) -> tuple[Window, ...]:
+    """The fewest windows over ``length`` that are no longer than ``size``."""
+    if length <= size:
+        return split_axis(length, 1, margin, align)
+    step = max(align, (size - 2 * margin) // align * align)
+    return split_axis(length, math.ceil((length - 2 * margin) / step), margin, align)
+
+
+def _up(value: int, align: int) -> int:
+    return -(-value // align) * align

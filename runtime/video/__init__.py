@@ -1,0 +1,1 @@
+"""Video: containers, colour, the threaded pipeline, and the checks around them."""

@@ -1,0 +1,160 @@
+"""``srtrt upscale-video``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from srtrt.errors import OutputError
+from srtrt.runtime.video.report import Progress, VideoReport
+
+
+@click.command("upscale-video")
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Output file; its extension names the container. Default: INPUT's name with _x4.",
+)
+@click.option("--model", default="srresnet", show_default=True, help="Bundled model or .onnx file.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "tensorrt", "onnxruntime", "openvino", "torch"]),
+    default="auto",
+    show_default=True,
+    help="Inference engine.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8", "fp8"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the network.",
+)
+@click.option(
+    "--tile", default="auto", show_default=True, help="auto, none, or a size in source pixels."
+)
+@click.option(
+    "--codec",
+    type=click.Choice(["auto", "h264", "hevc", "av1", "ffv1"]),
+    default="auto",
+    show_default=True,
+    help="Video codec; auto is av1 for .webm and h264 elsewhere.",
+)
+@click.option("--encoder", default="auto", show_default=True, help="FFmpeg's name of an encoder.")
+@click.option("--crf", type=int, help="Constant quality; smaller is better and larger.")
+@click.option("--preset", help="Speed preset of the encoder.")
+@click.option(
+    "--audio",
+    type=click.Choice(["copy", "none"]),
+    default="copy",
+    show_default=True,
+    help="Whether audio is copied.",
+)
+@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option(
+    "--keep-going", is_flag=True, help="Where INPUT is damaged, write the good frames before it."
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report to this file.",
+)
+def upscale_video(
+    source: Path, output: Path | None, quiet: bool, json_file: Path | None, **options: Any
+) -> None:
+    """Upscale a video 4x, frame by frame.
+
+    Audio, subtitles, chapters, metadata, rotation, pixel shape, colour tags and every timestamp
+    are kept.
+    """
+    from srtrt.runtime.video.api import upscale_video as run
+
+    show = not quiet and sys.stderr.isatty()
+    with terminate_as_interrupt(), progress_bar(show) as on_progress:
+        report = run(source, output, on_progress=on_progress, **options)
+    if json_file is not None:
+        _write_json(report, json_file)
+    if not quiet:
+        _print_report(report)
+
+
+def _print_report(report: VideoReport) -> None:
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    if report.damage:
+        click.echo(f"warning: {report.damage} Only those frames were written.", err=True)
+    click.echo(report.summary(), err=True)
+    click.echo(report.output)
+
+
+def _write_json(report: VideoReport, path: Path) -> None:
+    try:
+        path.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"The video was written to {report.output}, but its report could not be written to "
+            f"{path} ({error.strerror})."
+        ) from error
+
+
+@contextlib.contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """Lets SIGTERM end a run as Ctrl-C does: threads stopped, unfinished file removed."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def progress_bar(show: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """A bar on stderr with frames, frames per second and time left; None where not shown."""
+    if not show:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.2f} frames/s"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("frames", total=None, rate=0.0)
+
+        def update(progress: Progress) -> None:
+            bar.update(
+                task,
+                completed=progress.frames,
+                total=progress.total,
+                rate=progress.frames_per_second,
+            )
+
+        yield update

@@ -1,0 +1,284 @@
+"""Writing the result: encode, copy the other streams, and put them into one container."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from srtrt.errors import OutputError, UsageError
+from srtrt.runtime.video import streams as stream_plans
+from srtrt.runtime.video.codecs import Container, EncoderPlan, quiet_svt
+from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
+from srtrt.runtime.video.source import VideoFacts, packet_time
+
+SCALE = 4
+_MAX_TIMESCALE = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkPlan:
+    """Everything that is decided before the first byte is written."""
+
+    part: Path
+    """File that is written."""
+    final: Path
+    """Its name when complete; for messages."""
+    container: Container
+    """Kind of file."""
+    encoder: EncoderPlan
+    """How the video is encoded."""
+    facts: VideoFacts
+    """The source's video stream."""
+    streams: stream_plans.StreamPlan
+    """The other streams."""
+    shift: Fraction
+    """Seconds added to every timestamp; 0 but where a container holds no negative ones."""
+    holds_back: bool
+    """True: copied packets wait for the video, because it may end before they do."""
+
+
+class VideoSink:
+    """One output file in the making; a context manager that removes it unless finished."""
+
+    def __init__(
+        self,
+        plan: SinkPlan,
+        source: InputContainer,
+        video: VideoStream,
+        pictures: dict[int, bytes],
+        chapters_until: Fraction | None = None,
+    ) -> None:
+        """Opens the encoder and writes the header.
+
+        Args:
+            plan: what to write.
+            source: where metadata, chapters and templates of copied streams come from.
+            video: the source's video stream.
+            pictures: cover pictures by stream index.
+            chapters_until: chapters after this time are left out.
+
+        Raises:
+            OutputError: if the encoder or the container refuses.
+            UsageError: if the encoder does not know an option.
+        """
+        self.plan = plan
+        self.packets_written = 0
+        self.pts: list[Fraction] = []
+        self._durations: dict[int, int] = {}
+        self._held: deque[av.Packet[Any]] = deque()
+        self._outputs: dict[int, Stream] = {}
+        self._finished = False
+        self._chapters_until = chapters_until
+        with writing(plan.final):
+            plan.part.unlink(missing_ok=True)
+            self._file = av.open(
+                str(plan.part.absolute()),
+                "w",
+                format=plan.container.format,
+                container_options=self._muxer_options(source),
+            )
+        try:
+            self._video = self._add_video(video)
+            self._add_copies(source, pictures)
+            self._start(source)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> VideoSink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes the file unless :meth:`finish` has run."""
+        if not self._finished:
+            try:
+                self._file.close()
+            except (av.FFmpegError, OSError):
+                pass
+            self.plan.part.unlink(missing_ok=True)
+
+    def copy(self, packet: av.Packet[Any]) -> None:
+        """Writes a packet of another stream as it is, or holds it until the video is there."""
+        if packet.stream.index not in self._outputs:
+            return
+        if self.plan.holds_back:
+            self._held.append(packet)
+        else:
+            self._mux_copy(packet)
+
+    def encode(self, frame: av.VideoFrame, pts: int, duration: int) -> None:
+        """Encodes one frame.
+
+        Args:
+            frame: yuv420p, of the output's size.
+            pts: timestamp in ticks of the source's time base.
+            duration: in the same ticks.
+        """
+        facts = self.plan.facts
+        pts += round(self.plan.shift / facts.time_base)
+        frame.pts, frame.duration, frame.time_base = pts, duration, facts.time_base  # type: ignore[misc, attr-defined]
+        tags = facts.colour.tags
+        frame.colorspace, frame.color_range = tags.matrix, tags.range
+        frame.color_primaries, frame.color_trc = tags.primaries, tags.transfer
+        self._durations[pts] = duration
+        self.pts.append(pts * facts.time_base)
+        self._encode(frame)
+        self._release((pts + duration) * facts.time_base - self.plan.shift)
+
+    def finish(self, end: Fraction | None) -> None:
+        """Drains the encoder, writes what was held back, and closes the file.
+
+        Args:
+            end: held packets that start at this time or later are dropped; None keeps all.
+        """
+        self._encode(None)
+        self._release(end)
+        with writing(self.plan.final):
+            self._file.close()
+        self._finished = True
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        with writing(self.plan.final):
+            for packet in self._video.encode(frame):
+                if packet.pts is not None and not packet.duration:
+                    packet.duration = self._durations.get(packet.pts, 0)
+                self._durations.pop(packet.pts or 0, None)
+                self.packets_written += 1
+                self._file.mux_one(packet)
+
+    def _release(self, until: Fraction | None) -> None:
+        kept: deque[av.Packet[Any]] = deque()
+        for packet in self._held:
+            at = packet_time(packet)
+            if until is None or at is None or at < until:
+                self._mux_copy(packet)
+            else:
+                kept.append(packet)
+        self._held = kept
+
+    def _mux_copy(self, packet: av.Packet[Any]) -> None:
+        ticks = round(self.plan.shift / packet.time_base)
+        if packet.dts is None:
+            # Cover art has no time at all; it belongs to the start.
+            packet.dts = packet.pts if packet.pts is not None else 0
+        if ticks:
+            packet.dts += ticks
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+        packet.stream = self._outputs[packet.stream.index]
+        with writing(self.plan.final):
+            self._file.mux_one(packet)
+
+    def _add_video(self, source: VideoStream) -> VideoStream:
+        facts, encoder = self.plan.facts, self.plan.encoder
+        if encoder.codec == "av1":
+            quiet_svt()
+        try:
+            stream: VideoStream = self._file.add_stream(
+                encoder.encoder, rate=facts.rate, time_base=facts.time_base
+            )
+        except ValueError as error:
+            raise UsageError(
+                f"A {self.plan.container.suffix} file does not take {encoder.codec}; "
+                "name an output with .mkv."
+            ) from error
+        context = stream.codec_context
+        context.width, context.height = SCALE * facts.width, SCALE * facts.height
+        context.pix_fmt = "yuv420p"
+        context.thread_type = "AUTO"
+        context.sample_aspect_ratio = facts.sample_aspect_ratio or Fraction(0)
+        tags = facts.colour.tags
+        context.colorspace, context.color_range = tags.matrix, tags.range
+        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+        if encoder.tag:
+            context.codec_tag = encoder.tag
+        context.options = {**encoder.options, "chroma_sample_location": "left"}
+        stream.metadata.update(stream_plans.stream_metadata(source, reencoded=True))
+        stream.disposition = source.disposition  # type: ignore[misc]
+        if facts.display_matrix:
+            stream.set_display_matrix(facts.display_matrix)
+        self._open_encoder(stream)
+        return stream
+
+    def _open_encoder(self, stream: VideoStream) -> None:
+        context, plan = stream.codec_context, self.plan.encoder
+        size = f"{context.width}x{context.height}"
+        with captured_log() as messages:
+            try:
+                context.open()
+            except (av.FFmpegError, ValueError) as error:
+                raise OutputError(
+                    f"The encoder {plan.encoder} refuses {size} with {plan.options} "
+                    f"({reason(error, messages)}). Try another --codec (h264, hevc, av1, ffv1)."
+                ) from error
+        unknown = sorted(set(context.options) & set(plan.options))
+        if unknown:
+            raise UsageError(f"The encoder {plan.encoder} has no option {unknown[0]!r}.")
+
+    def _add_copies(self, source: InputContainer, pictures: dict[int, bytes]) -> None:
+        in_matroska = self.plan.container.format == "matroska"
+        for stream in self.plan.streams.copied:
+            picture = pictures.get(stream.index) if in_matroska else None
+            copy = stream_plans.add_copy(self._file, stream, picture)
+            if copy.type != "attachment":
+                self._outputs[stream.index] = copy
+        self._file.metadata.update(stream_plans.container_metadata(source))
+        chapters = source.chapters()
+        if self._chapters_until is not None:
+            chapters = [c for c in chapters if _start(c) < self._chapters_until]
+        if chapters:
+            self._file.set_chapters([self._shifted(c) for c in chapters])
+
+    def _shifted(self, chapter: Any) -> Any:
+        ticks = round(self.plan.shift / chapter["time_base"])
+        end = chapter["end"]
+        if self._chapters_until is not None:
+            end = min(end, math.ceil(self._chapters_until / chapter["time_base"]))
+        return {**chapter, "start": chapter["start"] + ticks, "end": end + ticks}
+
+    def _start(self, source: InputContainer) -> None:
+        with captured_log() as messages:
+            try:
+                self._file.start_encoding()
+            except (av.FFmpegError, ValueError, OSError) as error:
+                raise OutputError(
+                    f"{self.plan.final} cannot be started ({reason(error, messages)})."
+                ) from error
+
+    def _muxer_options(self, source: InputContainer) -> dict[str, str]:
+        if self.plan.container.format in ("matroska", "webm"):
+            return {"avoid_negative_ts": "disabled"}
+        options = {"movie_timescale": str(self._movie_timescale())}
+        if any("." in key for key in source.metadata):
+            # Keys such as com.apple.quicktime.model live only in this kind of metadata box.
+            options["movflags"] = "+use_metadata_tags"
+        return options
+
+    def _movie_timescale(self) -> int:
+        """Ticks per second in which every stream's start is a whole number.
+
+        ISO 14496-12 edit lists say in the movie's time scale how late a track starts.
+        """
+        facts = self.plan.facts
+        starts = [facts.first_pts * facts.time_base + self.plan.shift]
+        for stream in self.plan.streams.copied:
+            if stream.start_time and stream.time_base:
+                starts.append(stream.start_time * stream.time_base + self.plan.shift)
+        scale = math.lcm(1000, *(start.denominator for start in starts))
+        return scale if scale <= _MAX_TIMESCALE else facts.time_base.denominator
+
+
+def _start(chapter: Any) -> Fraction:
+    start: Fraction = chapter["start"] * chapter["time_base"]
+    return start

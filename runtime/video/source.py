@@ -1,0 +1,454 @@
+"""Reading a video: one plain file, its streams, and its frames in presentation order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Discard, Disposition, Stream
+from av.video.stream import VideoStream
+
+from srtrt.errors import InputError, TruncatedInputError
+from srtrt.runtime.video import sniff
+from srtrt.runtime.video.colour_tags import ColourTags, StreamColour, resolve_colour
+from srtrt.runtime.video.siting import read_siting
+
+FORMATS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,dv,mxf,yuv4mpegpipe,ivf,h264,hevc,av1,"
+    "obu,m4v,gif,nut,rm,vc1,wtv,gxf,swf,mjpeg"
+)
+"""FFmpeg demuxers that read nothing but the file they are given."""
+
+OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+"""Container options of every input: no network, no playlists, no other files."""
+
+_BATCH = 256
+_INTERLEAVE_SECONDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """What is known of the video stream after its first frame."""
+
+    codec: str
+    """FFmpeg's name of the codec."""
+    width: int
+    """Pixels across."""
+    height: int
+    """Pixels down."""
+    pix_fmt: str
+    """FFmpeg's name of the pixel format of decoded frames."""
+    time_base: Fraction
+    """Seconds per tick of every timestamp."""
+    rate: Fraction
+    """Average frames per second."""
+    sample_aspect_ratio: Fraction | None
+    """Width of a pixel divided by its height; None if not said."""
+    display_matrix: tuple[int, ...] | None
+    """Nine 16.16 fixed-point numbers of the container's display matrix."""
+    colour: StreamColour
+    """Matrix, range, siting and tags."""
+    first_pts: int
+    """Timestamp of the first frame, in ticks."""
+    frames: int | None
+    """Number of frames by the header; None if not said."""
+
+
+@dataclass
+class Step:
+    """One frame, or none, and the packets to be copied that came before it in the file."""
+
+    frame: av.VideoFrame | None
+    pts: int = 0
+    duration: int = 0
+    packets: list[av.Packet[Any]] = field(default_factory=list)
+
+
+def open_container(path: Path) -> InputContainer:
+    """Opens one plain local file with FFmpeg, restricted to :data:`OPEN_OPTIONS`.
+
+    Raises:
+        InputError: if it is not a video file.
+    """
+    sniff.check_plain_file(path)
+    sniff.check_not_a_script(path)
+    try:
+        # The absolute path behind "file:" keeps names like "http:x.mp4" and "-x.mp4" files.
+        return av.open(
+            f"file:{path.absolute()}", container_options=OPEN_OPTIONS, metadata_errors="replace"
+        )
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(sniff.unopenable(path)) from error
+
+
+class VideoSource:
+    """A video file and the one video stream of it that is upscaled.
+
+    A context manager. :attr:`facts` holds from the start; :meth:`steps` is run once.
+    """
+
+    def __init__(self, path: Path, *, keep_going: bool = False) -> None:
+        """Opens ``path`` and decodes its first frame.
+
+        Args:
+            path: a plain local file.
+            keep_going: at damage, end with the good frames instead of raising.
+
+        Raises:
+            InputError: if it is no video, or no frame of it can be decoded.
+        """
+        self.path = path
+        self.notes: list[str] = []
+        self.damage: str | None = None
+        self.good_frames = 0
+        self.end: Fraction | None = None
+        self._keep_going = keep_going
+        self._missing_bytes = 0
+        self._last: tuple[int, int] | None = None
+        self._once: set[str] = set()
+        self._ignored: set[int] = set()
+        self._demuxed = 0
+        self.container = open_container(path)
+        try:
+            self._missing_bytes = sniff.missing_bytes(path)
+            self.stream = self._choose_stream()
+            self._decoded = self._decode()
+            self._buffered = self._first_steps()
+            self.facts = self._read_facts()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.container.close()
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes the file lacks by its own headers."""
+        return self._missing_bytes
+
+    def ignore(self, indices: Collection[int]) -> None:
+        """Skips the packets of these streams from now on."""
+        for index in indices:
+            self.container.streams[index].discard = Discard.all
+        self._ignored.update(indices)
+
+    def pictures(self) -> dict[int, bytes]:
+        """Cover pictures by stream index; demuxers hand them out before the first frame."""
+        return {
+            packet.stream.index: bytes(packet)
+            for step in self._buffered
+            for packet in step.packets
+            if is_attached_picture(packet.stream)
+        }
+
+    def copied_starts(self, ignored: Collection[int]) -> list[Fraction]:
+        """Start times in seconds that Matroska could not hold if they were negative.
+
+        Left out are Opus streams and all of a Matroska source: what comes before zero there is
+        the codec delay, which Matroska stores by itself.
+        """
+        if self.container.format.name.startswith("matroska"):
+            return []
+        streams = [
+            s
+            for s in self.container.streams
+            if s.type in ("audio", "subtitle") and s.index not in ignored
+            if s.codec_context is not None and s.codec_context.codec.canonical_name != "opus"
+        ]
+        starts = [s.start_time * s.time_base for s in streams if s.start_time and s.time_base]
+        indices = {s.index for s in streams}
+        packets = [p for step in self._buffered for p in step.packets if p.stream.index in indices]
+        return starts + [t for t in map(packet_time, packets) if t is not None]
+
+    def steps(self, max_frames: int | None = None) -> Iterator[Step]:
+        """All frames in presentation order, and the packets of the other streams.
+
+        Sets :attr:`end`, the time at which the last frame ends, once the frames are complete,
+        and :attr:`damage` where ``keep_going`` let it end early.
+
+        Raises:
+            TruncatedInputError: where the video breaks, unless ``keep_going``.
+            InputError: if frames change their size or format.
+        """
+        frames = 0
+        for step in self._all_steps():
+            if step.frame is not None:
+                frames += 1
+                yield self._timed(step, frames - 1)
+                if frames == max_frames:
+                    break
+            else:
+                yield step
+        self.good_frames = frames
+        if self._last is not None:
+            self.end = sum(self._last) * self.facts.time_base
+        if max_frames == frames or self.damage:
+            yield from self._copied_until_end()
+
+    def _all_steps(self) -> Iterator[Step]:
+        yield from self._buffered
+        yield from self._decoded
+
+    def _choose_stream(self) -> VideoStream:
+        streams = self.container.streams.video
+        films = [s for s in streams if not s.disposition & Disposition.attached_pic]
+        films = [s for s in films if s.codec_context is not None]
+        if not films:
+            what = "only cover art" if streams else "no video stream"
+            raise InputError(f"{self.path} holds {what}; expected a video.")
+        chosen = next((s for s in films if s.disposition & Disposition.default), films[0])
+        others = [str(s.index) for s in films if s is not chosen]
+        if others:
+            self.notes.append(
+                f"Video stream {chosen.index} is upscaled; the other video streams "
+                f"({', '.join(others)}) are not carried over."
+            )
+        return chosen
+
+    def _first_steps(self) -> list[Step]:
+        steps = []
+        for step in self._decoded:
+            steps.append(step)
+            if step.frame is not None:
+                return steps
+        raise InputError(f"{self.path}: no frame of its video can be decoded.")
+
+    def _read_facts(self) -> VideoFacts:
+        frame = self._buffered[-1].frame
+        assert frame is not None
+        stream, context = self.stream, self.stream.codec_context
+        time_base = stream.time_base or Fraction(1, 1000)
+        rate = _plausible_rate(self.path, stream)
+        codec = context.codec.canonical_name
+        is_rgb = frame.format.is_rgb or frame.format.has_palette
+        colour = resolve_colour(
+            ColourTags(
+                matrix=frame.colorspace,
+                range=frame.color_range,
+                primaries=frame.color_primaries,
+                transfer=frame.color_trc,
+            ),
+            width=frame.width,
+            height=frame.height,
+            rate=rate,
+            pix_fmt=frame.format.name,
+            is_rgb=is_rgb,
+            siting=read_siting(self.path, stream.index, codec, OPEN_OPTIONS),
+        )
+        self._note_frame(frame)
+        return VideoFacts(
+            codec=codec,
+            width=frame.width,
+            height=frame.height,
+            pix_fmt=frame.format.name,
+            time_base=time_base,
+            rate=rate,
+            sample_aspect_ratio=stream.sample_aspect_ratio or None,
+            display_matrix=_display_matrix(frame),
+            colour=colour,
+            first_pts=frame.pts or 0,
+            frames=stream.frames or None,
+        )
+
+    def _note_frame(self, frame: av.VideoFrame) -> None:
+        if frame.interlaced_frame:
+            self.notes.append(
+                "The video is interlaced; its frames are upscaled as they are and the output "
+                "is marked progressive."
+            )
+        present = {data.type for data in frame.side_data}
+        if present & {
+            SideData.MASTERING_DISPLAY_METADATA,
+            SideData.CONTENT_LIGHT_LEVEL,
+            SideData.DYNAMIC_HDR_PLUS,
+        }:
+            self.notes.append("HDR mastering metadata of the frames is not carried over.")
+
+    def _decode(self) -> Iterator[Step]:
+        """Frames and copied packets as they come; handles damage, not timestamps."""
+        packets: list[av.Packet[Any]] = []
+        count = 0
+        for item in self._demuxed_or_damage():
+            if isinstance(item, str):
+                yield Step(None, packets=packets)
+                self._broken(count, item)
+                return
+            if item.stream.index != self.stream.index:
+                if not _is_flush(item) and item.stream.index not in self._ignored:
+                    packets.append(item)
+                if len(packets) >= _BATCH:
+                    yield Step(None, packets=packets)
+                    packets = []
+                continue
+            frames, problem = self._decode_packet(item, count)
+            for frame in frames:
+                yield Step(frame, packets=packets)
+                packets = []
+                count += 1
+            if problem:
+                yield Step(None, packets=packets)
+                self._broken(count, problem)
+                return
+        yield Step(None, packets=packets)
+        self._check_complete(count)
+
+    def _demuxed_or_damage(self) -> Iterator[av.Packet[Any] | str]:
+        """Packets of the file, then a sentence if reading failed."""
+        try:
+            for packet in self.container.demux():
+                if packet.stream.index == self.stream.index and not _is_flush(packet):
+                    self._demuxed += 1
+                yield packet
+        except av.FFmpegError as error:
+            yield f"the file cannot be read further ({error.strerror})"
+
+    def _decode_packet(
+        self, packet: av.Packet[Any], count: int
+    ) -> tuple[list[av.VideoFrame], str | None]:
+        if packet.is_corrupt and packet.size:
+            return [], "a packet is cut off or damaged"
+        try:
+            decoded = self.stream.decode(packet)
+        except av.FFmpegError as error:
+            if count == 0:
+                # Recordings that start between key frames begin with packets nobody can decode.
+                self._note_once("Packets before the first decodable frame were skipped.")
+                return [], None
+            return [], f"the decoder met damaged data ({error.strerror})"
+        for number, frame in enumerate(decoded):
+            if frame.is_corrupt:
+                return decoded[:number], "the decoder could only conceal damaged data"
+        return decoded, None
+
+    def _check_complete(self, count: int) -> None:
+        expected = 0
+        if self.container.format.name.startswith("mov"):
+            expected = len(self.stream.index_entries)
+        if self._demuxed < expected:
+            self._broken(
+                count, f"the header announces {expected} packets and {self._demuxed} are there"
+            )
+        elif self._missing_bytes:
+            self._broken(count, f"the file lacks {self._missing_bytes} bytes at its end")
+
+    def _broken(self, good: int, what: str) -> None:
+        self.good_frames = good
+        self.damage = f"It breaks after {good} good frames: {what}."
+        if not self._keep_going:
+            hint = f" Use --keep-going to write the {good} frames before the damage."
+            raise TruncatedInputError(
+                f"{self.path} is damaged. {self.damage}{hint if good else ''}", good_frames=good
+            )
+
+    def _timed(self, step: Step, index: int) -> Step:
+        """Gives a frame its timestamp and duration in ticks, strictly increasing."""
+        frame = step.frame
+        assert frame is not None
+        facts = self.facts
+        size = (frame.width, frame.height, frame.format.name)
+        if size != (facts.width, facts.height, facts.pix_fmt):
+            raise InputError(
+                f"{self.path}: frame {index} is {size[0]}x{size[1]} {size[2]}, but the video began "
+                f"as {facts.width}x{facts.height} {facts.pix_fmt}; such videos cannot be upscaled "
+                "in one piece."
+            )
+        usual = max(1, round(1 / (facts.rate * facts.time_base)))
+        pts = frame.pts
+        if pts is None:
+            pts = 0 if self._last is None else sum(self._last)
+            self._note_once("Some frames have no timestamp; theirs follow from the frame rate.")
+        if self._last is not None and pts <= self._last[0]:
+            pts = self._last[0] + 1
+            self._note_once(
+                "Some timestamps of the source do not increase; they were moved by the least "
+                "that makes them do so."
+            )
+        self._last = (pts, frame.duration or usual)
+        step.pts, step.duration = self._last
+        return step
+
+    def _copied_until_end(self) -> Iterator[Step]:
+        """Packets of the other streams that may still start before :attr:`end`."""
+        assert self.end is not None
+        waiting = {s.index for s in self.container.streams.audio}
+        packets: list[av.Packet[Any]] = []
+        for packet in self._demuxed_after():
+            at = packet_time(packet)
+            late = at is not None and at >= self.end
+            if packet.stream.index != self.stream.index and not late:
+                packets.append(packet)
+            elif late:
+                waiting.discard(packet.stream.index)
+            far = at is not None and at >= self.end + _INTERLEAVE_SECONDS
+            if far and not waiting and packet.stream.index == self.stream.index:
+                break
+            if len(packets) >= _BATCH:
+                yield Step(None, packets=packets)
+                packets = []
+        yield Step(None, packets=packets)
+
+    def _demuxed_after(self) -> Iterator[av.Packet[Any]]:
+        """Like demuxing on; damage no longer matters here."""
+        self._decoded.close()  # type: ignore[attr-defined]
+        try:
+            for packet in self.container.demux():
+                if not _is_flush(packet):
+                    yield packet
+        except av.FFmpegError:
+            return
+
+    def _note_once(self, note: str) -> None:
+        if note not in self._once:
+            self._once.add(note)
+            self.notes.append(note)
+
+
+def packet_time(packet: av.Packet[Any]) -> Fraction | None:
+    """When a packet starts, in seconds; None if it does not say."""
+    ticks = packet.pts if packet.pts is not None else packet.dts
+    return None if ticks is None else ticks * packet.time_base
+
+
+def _is_flush(packet: av.Packet[Any]) -> bool:
+    return packet.size == 0 and packet.dts is None
+
+
+def _plausible_rate(path: Path, stream: VideoStream) -> Fraction:
+    """Average frames per second, from the packets' own times where the header's is absurd."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate is not None and 0 < rate <= 240:
+            return rate
+    with open_container(path) as container:
+        packets = itertools.islice(container.demux(container.streams[stream.index]), 50)
+        times = sorted(t for p in packets if (t := packet_time(p)) is not None)
+    if len(times) < 2 or times[0] == times[-1]:
+        return Fraction(25)
+    return ((len(times) - 1) / (times[-1] - times[0])).limit_denominator(1001)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    for data in frame.side_data:
+        if data.type is SideData.DISPLAYMATRIX:
+            return tuple(int(v) for v in np.frombuffer(bytes(data), "<i4")[:9])
+    return None
+
+
+def is_attached_picture(stream: Stream) -> bool:
+    """Whether a stream is cover art."""
+    return bool(stream.disposition & Disposition.attached_pic)

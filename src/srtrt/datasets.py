@@ -1,0 +1,60 @@
+"""Folders of pictures for training and measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtrt.errors import InputError
+from srtrt.images import read_image
+from srtrt.metrics import mod_crop
+from srtrt.resample import resize_bicubic
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+def list_images(folders: Sequence[Path]) -> list[Path]:
+    """All image files below the folders, sorted within each, so that a run can be repeated.
+
+    Raises:
+        InputError: if a folder is missing or holds no image.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; expected a folder of images.")
+        inside = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not inside:
+            raise InputError(f"{folder}: holds no image; expected files such as .png or .jpg.")
+        found += inside
+    return found
+
+
+def read_rgb8(path: Path) -> NDArray[np.uint8]:
+    """An image as uint8 RGB ``[H, W, 3]``; alpha is dropped, 16-bit samples are rounded to 8.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    rgb = read_image(path).rgb
+    if rgb.dtype == np.uint16:
+        return np.rint(rgb / 257.0).astype(np.uint8)
+    return rgb.astype(np.uint8, copy=False)
+
+
+def lr_hr_pair(path: Path, scale: int = 4) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """LR ``[H/s, W/s, 3]`` and HR ``[H, W, 3]`` of a picture, uint8 RGB.
+
+    HR is cropped to a multiple of the scale; LR is its antialiased bicubic reduction, the
+    convention of the field's benchmarks.
+
+    Raises:
+        InputError: if it cannot be read or is smaller than the scale.
+    """
+    hr = mod_crop(read_rgb8(path), scale)
+    if 0 in hr.shape:
+        raise InputError(f"{path}: is smaller than {scale}x{scale} pixels.")
+    return resize_bicubic(hr, hr.shape[0] // scale, hr.shape[1] // scale), hr

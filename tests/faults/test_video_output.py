@@ -1,0 +1,183 @@
+"""Outputs that cannot be written, networks that fail, and interruptions: nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import srtrt.runtime.session
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from srtrt.cli import main
+from srtrt.errors import BackendError
+from srtrt.runtime.video import api
+from video_clips import NearestSession, make_clip
+
+RUNNER = """
+import sys, time
+import srtrt.runtime.session
+from video_clips import NearestSession
+
+class Slow(NearestSession):
+    def infer(self, inputs):
+        time.sleep({pause})
+        return super().infer(inputs)
+
+srtrt.runtime.session.open_session = Slow
+from srtrt.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture(autouse=True)
+def nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(srtrt.runtime.session, "open_session", NearestSession)
+
+
+def upscale(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["upscale-video", *map(str, arguments)])
+
+
+def start(folder: Path, *arguments: str, pause: float = 0, limit: int = 0) -> Any:
+    command = [sys.executable, "-c", RUNNER.format(pause=pause), "upscale-video", *arguments]
+    if limit:
+        command = ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *command]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def assert_refused(done: Result, words: str) -> None:
+    assert done.exit_code == 1, done.output
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1, f"more than one line: {done.stderr}"
+
+
+def test_output_equal_to_input(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    before = clip.read_bytes()
+    (tmp_path / "soft.mp4").symlink_to(clip)
+    (tmp_path / "hard.mp4").hardlink_to(clip)
+    for name in ("in.mp4", "soft.mp4", "hard.mp4", "../" + tmp_path.name + "/in.mp4"):
+        done = upscale(clip, "-o", tmp_path / name, "--overwrite")
+        assert_refused(done, "is the input itself")
+    assert clip.read_bytes() == before
+
+
+def test_existing_output(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    (tmp_path / "in_x4.mp4").write_text("precious")
+    assert_refused(upscale(clip), "exists; use --overwrite")
+    assert (tmp_path / "in_x4.mp4").read_text() == "precious"
+    assert upscale(clip, "--overwrite").exit_code == 0
+    assert (tmp_path / "in_x4.mp4").stat().st_size > 1000
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    assert_refused(upscale(clip, "-o", tmp_path / "no" / "out.mp4"), "is not a directory")
+    assert_refused(upscale(clip, "-o", tmp_path), "is a directory")
+    assert_refused(upscale(clip, "-o", "/proc/out.mp4"), "/proc/out.mp4 cannot be")
+    assert_refused(upscale(clip, "-o", tmp_path / "out.xyz"), "expected one of .mp4")
+    assert_refused(upscale(clip, "-o", tmp_path / "out"), "'(none)' is not a container")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_failing_report_does_not_take_the_video(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    done = upscale(clip, "--json", tmp_path / "no" / "r.json")
+    assert_refused(done, "its report could not be written")
+    assert (tmp_path / "in_x4.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--codec", "hevc"], "refuses 4x4"),
+        (["--preset", "sideways"], "refuses 4x4"),
+        (["--encoder", "mpeg4", "--preset", "fast"], "no option 'preset'"),
+    ],
+)
+def test_encoder_refuses(tmp_path: Path, options: list[str], words: str) -> None:
+    clip = make_clip(tmp_path / "in.mkv", size=(1, 1), codec="ffv1", pix_fmt="yuv444p")
+    done = upscale(clip, "-o", tmp_path / "out.mkv", *options)
+    assert done.exit_code in (1, 2), done.output
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv"]
+
+
+def test_failing_network_stops_everything(tmp_path: Path) -> None:
+    class Failing(NearestSession):
+        calls = 0
+
+        def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            self.calls += 1
+            if self.calls == 3:
+                raise BackendError("The engine fell over.")
+            return super().infer(inputs)
+
+    clip = make_clip(tmp_path / "in.mp4", pts=range(0, 90000, 1000), audio="aac")
+    started = time.monotonic()
+    with pytest.raises(BackendError, match="fell over"):
+        api.upscale_video(clip, session_factory=Failing)
+    assert time.monotonic() - started < 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_network_that_cannot_be_opened(tmp_path: Path) -> None:
+    def refuse(**_: Any) -> NearestSession:
+        raise BackendError("No engine here.")
+
+    clip = make_clip(tmp_path / "in.mp4")
+    with pytest.raises(BackendError, match="No engine"):
+        api.upscale_video(clip, session_factory=refuse)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_lost_frame_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    encode = api.VideoSink.encode
+
+    def losing(sink: api.VideoSink, frame: Any, pts: int, duration: int) -> None:
+        if pts != 6007:
+            encode(sink, frame, pts, duration)
+
+    monkeypatch.setattr(api.VideoSink, "encode", losing)
+    assert_refused(upscale(clip), "8 frames were decoded, 8 encoded and 7 written")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_disk_full(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", pts=range(0, 30000, 3000), size=(160, 120))
+    process = start(tmp_path, str(clip), "--crf", "1", limit=16)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1, errors
+    assert "No space left to write" in errors
+    assert errors.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+    clip = make_clip(tmp_path / "in.mp4", pts=range(0, 300000, 3000))
+    process = start(tmp_path, str(clip), pause=0.2)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / ".in_x4.mp4.part").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    asked = time.monotonic()
+    _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - asked < 3
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
