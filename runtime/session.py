@@ -50,7 +50,7 @@ class Session:
         self._margin = -(-reach // self._align) * self._align
         self._side = _parse_tile(tile)
         self._untiled = tile == "none"
-        self._max_pixels = max(1, memory_limit(backend.device) // backend.bytes_per_pixel)
+        self._max_pixels = max(1, memory_limit(backend.device) // _pixel_bytes(backend))
         self.scale = scale
         self.description = f"{backend.model.name} on {backend.description}"
         self.notes: list[str] = []
@@ -140,6 +140,12 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _pixel_bytes(backend: Backend) -> int:
+    """Memory per LR pixel, which grows with the width of the network."""
+    features = int(backend.spec.config.get("features", 64))
+    return max(1, backend.bytes_per_pixel * features // 64)
 
 
 def _region(

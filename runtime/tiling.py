@@ -78,7 +78,7 @@ def plan_tiles(
 ) -> TilePlan:
     """The cheapest cut in which no tile exceeds ``max_pixels``, or ``side`` where it is given.
 
-    Strips of full width overlap along one axis only and are usually the cheapest.
+    Strips overlap along one axis only, so where memory allows them they win over a grid.
 
     Args:
         height: rows of the picture.

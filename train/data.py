@@ -63,7 +63,7 @@ class PatchPool:
                 self.skipped.append((path, f"{size} is below {self.crop}x{self.crop}"))
                 continue
             self._check_memory(path, sum(p.numel() for p in pixels) + image.size)
-            pixels.append(torch.from_numpy(image).flatten())
+            pixels.append(torch.tensor(image).flatten())
             shapes.append((image.shape[0], image.shape[1]))
             self.names.append(path)
         if not pixels:

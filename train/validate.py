@@ -32,7 +32,7 @@ class Validation:
         network = InferenceGenerator(net.eval()).to(self.device)
         values = []
         for lr, hr in self.pairs:
-            x = torch.from_numpy(lr).to(self.device).permute(2, 0, 1)[None].float() / 255
+            x = torch.tensor(lr, device=self.device).permute(2, 0, 1)[None].float() / 255
             y = (network(x) * 255).round().clamp(0, 255).to(torch.uint8)
             values.append(psnr_y(y[0].permute(1, 2, 0).cpu().numpy(), hr, border=4))
         return float(np.mean(values))

@@ -44,8 +44,11 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
-    bytes_per_pixel: ClassVar[int] = 24_000
-    """Peak memory per LR pixel of a frame, measured with the 16-block generator in float32."""
+    bytes_per_pixel: ClassVar[int]
+    """Peak memory per LR pixel, measured with the 64-feature generator in float32, rounded up."""
+
+    failures: ClassVar[tuple[type[Exception], ...]] = (RuntimeError,)
+    """What the engine raises when it fails."""
 
     def __init__(self, model: Model, *, form: Form, device: str, precision: Precision) -> None:
         """Opens the network; use the backend's own options for finer control.
@@ -89,7 +92,7 @@ class Backend(ABC):
             return self._infer(inputs)
         except MemoryError as error:
             raise DeviceMemoryError(f"{self.description}: out of memory.") from error
-        except RuntimeError as error:
+        except self.failures as error:
             text = str(error)
             if any(sign in text.lower() for sign in _MEMORY_SIGNS):
                 raise DeviceMemoryError(f"{self.description}: out of memory.") from error

@@ -35,7 +35,7 @@ class OpenVinoBackend(Backend):
     """
 
     name = "openvino"
-    bytes_per_pixel = 14_000
+    bytes_per_pixel = 7_000
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class TorchBackend(Backend):
     """A checkpoint in PyTorch, dressed in the same forms as the exported graphs."""
 
     name = "torch"
-    bytes_per_pixel = 24_000
+    bytes_per_pixel = 12_000
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class TorchBackend(Backend):
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         torch = self._torch
-        tensors = {k: torch.from_numpy(v).to(self.device) for k, v in inputs.items()}
+        tensors = {k: torch.tensor(v, device=self.device) for k, v in inputs.items()}
         with torch.inference_mode():
             results = (self._rgb8 if self.form == "rgb8" else self._yuv420p8)(tensors)
             return {name: tensor.cpu().numpy() for name, tensor in results.items()}

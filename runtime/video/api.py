@@ -3,62 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import av
-from numpy.typing import NDArray
-
-from srtrt.errors import OutputError, UsageError
-from srtrt.runtime.video.codecs import plan_encoder
-from srtrt.runtime.video.pipeline import Pipeline
-from srtrt.runtime.video.planes import Converter, describe_conversion, make_converter
-from srtrt.runtime.video.report import Progress, VideoReport, stage_reports
-from srtrt.runtime.video.sink import SCALE, SinkPlan, VideoSink
+from srtrt.errors import UsageError
+from srtrt.runtime.video.job import VideoJob, VideoOptions, VideoSession
+from srtrt.runtime.video.report import Progress, VideoReport
 from srtrt.runtime.video.source import VideoSource
-from srtrt.runtime.video.streams import describe
-from srtrt.runtime.video.target import Target, choose_target
-from srtrt.runtime.video.verify import check_written, publish
-
-_QUEUE_BYTES = 256 * 2**20
-_QUEUE_FRAMES = 4
-
-
-class VideoSession(Protocol):
-    """What the pipeline needs of a network; see :class:`srtrt.runtime.session.Session`."""
-
-    description: str
-    notes: list[str]
-
-    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Upscales one batch."""
-
 
 SessionFactory = Callable[..., AbstractContextManager[VideoSession]]
 """Called as :func:`srtrt.runtime.session.open_session` is."""
-
-
-@dataclass
-class _Item:
-    """What travels through the queues: arrays of a frame, or only packets."""
-
-    packets: list[av.Packet[Any]]
-    pts: int = 0
-    duration: int = 0
-    arrays: Mapping[str, NDArray[Any]] | None = None
-
-
-@dataclass
-class _Counter:
-    decoded: int = 0
-    encoded: int = 0
-    total: int | None = None
-    started: float = field(default_factory=time.perf_counter)
 
 
 def upscale_video(
@@ -117,72 +73,26 @@ def upscale_video(
         raise UsageError(f"max_frames is {max_frames}; expected at least 1.")
     if audio not in ("copy", "none"):
         raise UsageError(f"audio is {audio!r}; expected 'copy' or 'none'.")
+    options = VideoOptions(
+        codec=codec,
+        encoder=encoder,
+        crf=crf,
+        preset=preset,
+        audio=audio == "copy",
+        max_frames=max_frames,
+        overwrite=overwrite,
+        keep_going=keep_going,
+    )
+    factory = session_factory or _open_session
+
+    def open_session(form: str) -> AbstractContextManager[VideoSession]:
+        return factory(
+            model=model, form=form, backend=backend, device=device, precision=precision, tile=tile
+        )
+
     with VideoSource(Path(src), keep_going=keep_going) as source:
-        facts = source.facts
-        target = choose_target(
-            source,
-            None if dst is None else Path(dst),
-            codec=codec,
-            audio=audio == "copy",
-            overwrite=overwrite,
-        )
-        encoding = plan_encoder(
-            target.container,
-            codec=codec,
-            encoder=encoder,
-            crf=crf,
-            preset=preset,
-            width=SCALE * facts.width,
-            height=SCALE * facts.height,
-        )
-        if source.missing_bytes and not keep_going and max_frames is None:
-            _fail_at_the_damage(source)
-        source.ignore(target.streams.ignored)
-        converter = make_converter(facts.pix_fmt, facts.width, facts.height, facts.colour)
-        shift = _shift(source, target)
-        plan = SinkPlan(
-            part=target.part,
-            final=target.path,
-            container=target.container,
-            encoder=encoding,
-            facts=facts,
-            streams=target.streams,
-            shift=shift,
-            holds_back=max_frames is not None or keep_going,
-        )
-        until = None if max_frames is None else _end_of(source, max_frames)
-        factory = session_factory or _open_session
-        with (
-            VideoSink(plan, source.container, source.stream, source.pictures(), until) as sink,
-            factory(
-                model=model,
-                form=converter.form,
-                backend=backend,
-                device=device,
-                precision=precision,
-                tile=tile,
-            ) as session,
-        ):
-            counter = _Counter(total=_total(source, max_frames))
-            pipeline = _pipeline(
-                source, converter, session, sink, counter, max_frames, on_progress
-            )
-            pipeline.run()
-            rounding = _finish(source, sink, counter, cut=max_frames is not None)
-            notes = [
-                *source.notes,
-                *facts.colour.notes,
-                *filter(None, [describe_conversion(facts.pix_fmt), rounding]),
-                *target.notes,
-                *target.streams.notes,
-                *session.notes,
-            ]
-            if shift:
-                notes.append(
-                    f"All timestamps are {float(shift):.6f} s later than in the source, because "
-                    f"a {target.container.suffix} file does not hold negative ones."
-                )
-            return _report(source, target, plan, session, pipeline, counter, notes)
+        job = VideoJob(source, None if dst is None else Path(dst), options)
+        return job.run(open_session, on_progress)
 
 
 def _open_session(**options: Any) -> AbstractContextManager[VideoSession]:
@@ -190,118 +100,3 @@ def _open_session(**options: Any) -> AbstractContextManager[VideoSession]:
 
     session: AbstractContextManager[VideoSession] = open_session(**options)
     return session
-
-
-def _pipeline(
-    source: VideoSource,
-    converter: Converter,
-    session: VideoSession,
-    sink: VideoSink,
-    counter: _Counter,
-    max_frames: int | None,
-    on_progress: Callable[[Progress], None] | None,
-) -> Pipeline[_Item, _Item]:
-    def read() -> Iterator[_Item]:
-        for step in source.steps(max_frames):
-            arrays = None if step.frame is None else converter.inputs(step.frame)
-            counter.decoded += arrays is not None
-            yield _Item(step.packets, step.pts, step.duration, arrays)
-
-    def compute(item: _Item) -> _Item:
-        if item.arrays is not None:
-            item.arrays = session.infer(item.arrays)
-        return item
-
-    def write(item: _Item) -> None:
-        for packet in item.packets:
-            sink.copy(packet)
-        if item.arrays is None:
-            return
-        sink.encode(converter.frame(item.arrays), item.pts, item.duration)
-        counter.encoded += 1
-        if on_progress is not None:
-            seconds = time.perf_counter() - counter.started
-            on_progress(Progress(frames=counter.encoded, total=counter.total, seconds=seconds))
-
-    frame_bytes = 3 * SCALE * SCALE * source.facts.width * source.facts.height
-    capacity = max(1, min(_QUEUE_FRAMES, _QUEUE_BYTES // frame_bytes))
-    return Pipeline(read, compute, write, capacity=capacity)
-
-
-def _finish(source: VideoSource, sink: VideoSink, counter: _Counter, *, cut: bool) -> str | None:
-    """Closes, checks and publishes the file; gives a note if timestamps were rounded."""
-    sink.finish(source.end if cut or source.damage else None)
-    plan = sink.plan
-    try:
-        if counter.encoded != counter.decoded or sink.packets_written != counter.decoded:
-            raise OutputError(
-                f"{counter.decoded} frames were decoded, {counter.encoded} encoded and "
-                f"{sink.packets_written} written; nothing was kept. Try another --codec."
-            )
-        matroska = plan.container.format in ("matroska", "webm")
-        rounding = check_written(plan.part, sink.pts, matroska=matroska)
-        publish(plan.part, plan.final)
-    except BaseException:
-        plan.part.unlink(missing_ok=True)
-        raise
-    return rounding
-
-
-def _fail_at_the_damage(source: VideoSource) -> None:
-    """Decodes without computing, so that hours are not spent before the end is found missing."""
-    for _ in source.steps():
-        pass
-
-
-def _shift(source: VideoSource, target: Target) -> Fraction:
-    """What must be added to all times so that none is negative where that is not allowed."""
-    facts = source.facts
-    starts = [facts.first_pts * facts.time_base]
-    if target.container.format in ("matroska", "webm"):
-        starts += source.copied_starts(target.streams.ignored)
-    earliest = min(starts)
-    if earliest >= 0:
-        return Fraction(0)
-    # A whole number of ticks of the video, so that its own times stay exact.
-    return -(earliest // facts.time_base) * facts.time_base
-
-
-def _end_of(source: VideoSource, max_frames: int) -> Fraction:
-    facts = source.facts
-    return facts.first_pts * facts.time_base + max_frames / facts.rate
-
-
-def _total(source: VideoSource, max_frames: int | None) -> int | None:
-    total = source.facts.frames
-    if total is None and source.container.duration:
-        total = round(Fraction(source.container.duration, av.time_base) * source.facts.rate)
-    return total if max_frames is None else min(max_frames, total or max_frames)
-
-
-def _report(
-    source: VideoSource,
-    target: Target,
-    plan: SinkPlan,
-    session: VideoSession,
-    pipeline: Pipeline[_Item, _Item],
-    counter: _Counter,
-    notes: list[str],
-) -> VideoReport:
-    stages = stage_reports(pipeline.times, pipeline.seconds)
-    return VideoReport(
-        source=str(source.path),
-        output=str(target.path),
-        frames=counter.encoded,
-        width=SCALE * source.facts.width,
-        height=SCALE * source.facts.height,
-        seconds=round(pipeline.seconds, 3),
-        frames_per_second=round(counter.encoded / pipeline.seconds, 3),
-        stages=stages,
-        bottleneck=max(stages, key=lambda stage: stage.busy_seconds).name,
-        network=session.description,
-        encoder=str(plan.encoder),
-        copied_streams=tuple(describe(stream) for stream in target.streams.copied),
-        complete=source.damage is None,
-        damage=source.damage,
-        notes=tuple(notes),
-    )

@@ -10,6 +10,8 @@ import av
 
 from srtrt.errors import OutputError, UsageError
 
+_LARGE_PIXELS = 3840 * 2160
+
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
@@ -25,6 +27,8 @@ class Codec:
     """Default speed preset."""
     options: dict[str, str] = field(default_factory=dict)
     """Further encoder options."""
+    large_options: dict[str, str] = field(default_factory=dict)
+    """Options that bound the encoder's memory for pictures beyond 4K."""
     max_side: int
     """Largest width or height in pixels."""
 
@@ -32,13 +36,21 @@ class Codec:
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        Codec(name="h264", encoder="libx264", crf=17, preset="fast", max_side=16384),
+        Codec(
+            name="h264",
+            encoder="libx264",
+            crf=17,
+            preset="fast",
+            large_options={"rc-lookahead": "8", "x264-params": "sync-lookahead=0"},
+            max_side=16384,
+        ),
         Codec(
             name="hevc",
             encoder="libx265",
             crf=19,
             preset="fast",
             options={"x265-params": "log-level=none"},
+            large_options={"x265-params": "log-level=none:rc-lookahead=8:frame-threads=1"},
             max_side=65535,
         ),
         Codec(name="av1", encoder="libsvtav1", crf=24, preset="8", max_side=16384),
@@ -65,6 +77,11 @@ class Container:
     """FFmpeg's name of the muxer."""
     codecs: tuple[str, ...]
     """Codecs of ``--codec`` it takes; the first is the default."""
+
+    @property
+    def is_matroska(self) -> bool:
+        """Whether it counts time in milliseconds from zero, as Matroska and WebM do."""
+        return self.format in ("matroska", "webm")
 
 
 CONTAINERS: dict[str, Container] = {
@@ -143,6 +160,9 @@ def plan_encoder(
             f"{entry.max_side} on a side. Choose --codec hevc."
         )
     options = dict(entry.options)
+    if width * height > _LARGE_PIXELS:
+        # An encoder's look-ahead holds some 40 pictures: gigabytes at 8K.
+        options.update(entry.large_options)
     if entry.crf is not None:
         options["crf"] = str(entry.crf if crf is None else crf)
     if entry.preset is not None:

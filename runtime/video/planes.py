@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation
+from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
 from srtrt.colour import YuvColour
@@ -22,12 +22,8 @@ Bytes = NDArray[np.uint8]
 
 _PLANAR_8BIT = frozenset({"yuv420p", "yuvj420p", "nv12", "yuva420p"})
 _DEEP_PREFIXES = ("yuv420p", "yuva420p", "p010", "p012", "p016")
-_SWS_FLAGS = int(
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
+_SWS_FLAGS = 0x4 | 0x40000 | 0x2000 | 0x4000
+"""swscale: bicubic, accurate rounding, full chroma on both sides (PyAV 17 names only some)."""
 
 
 class Converter(Protocol):
@@ -51,13 +47,18 @@ def make_converter(pix_fmt: str, width: int, height: int, colour: StreamColour) 
 
 def describe_conversion(pix_fmt: str) -> str | None:
     """A sentence on what the conversion of ``pix_fmt`` gives up, or None if nothing."""
-    if pix_fmt == "yuva420p":
-        return "The alpha channel of the source is not carried over."
+    alpha = " Its alpha channel is not carried over." if _has_alpha(pix_fmt) else ""
     if pix_fmt in _PLANAR_8BIT:
-        return None
+        return f"The source is {pix_fmt}.{alpha}" if alpha else None
     if pix_fmt.startswith(_DEEP_PREFIXES):
-        return f"The source is {pix_fmt}; it is rounded to 8 bits and the output has 8 bits."
-    return f"The source is {pix_fmt}; it is upscaled as 8-bit RGB and written as 8-bit 4:2:0."
+        how = "it is rounded to 8 bits and the output has 8 bits"
+    else:
+        how = "it is upscaled as 8-bit RGB and written as 8-bit 4:2:0"
+    return f"The source is {pix_fmt}; {how}.{alpha}"
+
+
+def _has_alpha(pix_fmt: str) -> bool:
+    return pix_fmt.startswith(("yuva", "gbrap", "rgba", "bgra", "argb", "abgr", "ya8", "ya16"))
 
 
 class PlanarConverter:
@@ -68,9 +69,7 @@ class PlanarConverter:
     def __init__(self, width: int, height: int, colour: StreamColour) -> None:
         self._size = (width, height)
         self._colour = colour
-        source = YuvColour(
-            matrix=colour.matrix, full_range=colour.full_range, siting=colour.siting
-        )
+        source = YuvColour(matrix=colour.matrix, full_range=colour.full_range, siting=colour.siting)
         # Decoders and players take 4:2:0 to be sited left, so the output always is.
         target = YuvColour(matrix=colour.matrix, full_range=colour.full_range, siting="left")
         self._constants = {**source.inputs(), "chroma_down": target.chroma_down()}
@@ -108,9 +107,8 @@ class PlanarConverter:
             dst_color_range=depth,
         )
         y, u, v = (plane_bytes(deep, i, samples=2).view("<u2") for i in range(3))
-        return round_to_8_bits(y, self._colour.full_range), *(
-            round_to_8_bits(c, self._colour.full_range) for c in (u, v)
-        )
+        full = self._colour.full_range
+        return round_to_8_bits(y, full), round_to_8_bits(u, full), round_to_8_bits(v, full)
 
 
 def round_to_8_bits(plane: NDArray[np.uint16], full_range: bool) -> Bytes:
@@ -165,7 +163,8 @@ def halve_left_sited(chroma: Bytes) -> Bytes:
     rows = chroma[0::2].astype(np.uint16) + chroma[1::2]
     centre, right = rows[:, 0::2], rows[:, 1::2]
     left = np.concatenate([rows[:, :1], right[:, :-1]], axis=1)
-    return ((left + 2 * centre + right + 4) >> 3).astype(np.uint8)
+    halved: Bytes = ((left + 2 * centre + right + 4) >> 3).astype(np.uint8)
+    return halved
 
 
 def plane_bytes(frame: av.VideoFrame, index: int, samples: int = 1) -> Bytes:
@@ -177,14 +176,15 @@ def plane_bytes(frame: av.VideoFrame, index: int, samples: int = 1) -> Bytes:
         samples: bytes that belong to one column.
     """
     plane = frame.planes[index]
-    rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size]
-    return rows.reshape(plane.height, plane.line_size)[:, : plane.width * samples].copy()
+    rows = np.frombuffer(memoryview(plane), np.uint8)[: plane.height * plane.line_size]
+    rows = rows.reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width * samples].copy()
 
 
 def make_frame(y: Bytes, u: Bytes, v: Bytes) -> av.VideoFrame:
     """A yuv420p frame from its planes; height and width of ``y`` are even."""
     frame = av.VideoFrame(y.shape[1], y.shape[0], "yuv420p")
     for plane, data in zip(frame.planes, (y, u, v), strict=True):
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         rows[: data.shape[0], : data.shape[1]] = data
     return frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
@@ -18,7 +20,8 @@ from srtrt.errors import OutputError, UsageError
 from srtrt.runtime.video import streams as stream_plans
 from srtrt.runtime.video.codecs import Container, EncoderPlan, quiet_svt
 from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
-from srtrt.runtime.video.source import VideoFacts, packet_time
+from srtrt.runtime.video.opening import packet_time
+from srtrt.runtime.video.source import VideoFacts
 
 SCALE = 4
 _MAX_TIMESCALE = 2**31 - 1
@@ -47,7 +50,7 @@ class SinkPlan:
 
 
 class VideoSink:
-    """One output file in the making; a context manager that removes it unless finished."""
+    """One output file in the making; a context manager that removes it unless it was renamed."""
 
     def __init__(
         self,
@@ -72,9 +75,10 @@ class VideoSink:
         """
         self.plan = plan
         self.packets_written = 0
-        self.pts: list[Fraction] = []
+        self.times: list[Fraction] = []
+        self.hidden_packets = 0
         self._durations: dict[int, int] = {}
-        self._held: deque[av.Packet[Any]] = deque()
+        self._held: deque[Packet[Any]] = deque()
         self._outputs: dict[int, Stream] = {}
         self._finished = False
         self._chapters_until = chapters_until
@@ -89,7 +93,7 @@ class VideoSink:
         try:
             self._video = self._add_video(video)
             self._add_copies(source, pictures)
-            self._start(source)
+            self._start()
         except BaseException:
             self.close()
             raise
@@ -101,17 +105,20 @@ class VideoSink:
         self.close()
 
     def close(self) -> None:
-        """Removes the file unless :meth:`finish` has run."""
+        """Closes the file and removes it if it still has its temporary name."""
         if not self._finished:
-            try:
+            with contextlib.suppress(av.FFmpegError, OSError):
                 self._file.close()
-            except (av.FFmpegError, OSError):
-                pass
+        with contextlib.suppress(OSError):
             self.plan.part.unlink(missing_ok=True)
 
-    def copy(self, packet: av.Packet[Any]) -> None:
+    def copy(self, packet: Packet[Any]) -> None:
         """Writes a packet of another stream as it is, or holds it until the video is there."""
         if packet.stream.index not in self._outputs:
+            return
+        if packet.is_discard and self.plan.container.is_matroska:
+            # Matroska has no edit lists: what the source hides would be heard.
+            self.hidden_packets += 1
             return
         if self.plan.holds_back:
             self._held.append(packet)
@@ -128,12 +135,12 @@ class VideoSink:
         """
         facts = self.plan.facts
         pts += round(self.plan.shift / facts.time_base)
-        frame.pts, frame.duration, frame.time_base = pts, duration, facts.time_base  # type: ignore[misc, attr-defined]
+        frame.pts, frame.duration, frame.time_base = pts, duration, facts.time_base
         tags = facts.colour.tags
         frame.colorspace, frame.color_range = tags.matrix, tags.range
         frame.color_primaries, frame.color_trc = tags.primaries, tags.transfer
         self._durations[pts] = duration
-        self.pts.append(pts * facts.time_base)
+        self.times.append(pts * facts.time_base)
         self._encode(frame)
         self._release((pts + duration) * facts.time_base - self.plan.shift)
 
@@ -159,7 +166,7 @@ class VideoSink:
                 self._file.mux_one(packet)
 
     def _release(self, until: Fraction | None) -> None:
-        kept: deque[av.Packet[Any]] = deque()
+        kept: deque[Packet[Any]] = deque()
         for packet in self._held:
             at = packet_time(packet)
             if until is None or at is None or at < until:
@@ -168,7 +175,7 @@ class VideoSink:
                 kept.append(packet)
         self._held = kept
 
-    def _mux_copy(self, packet: av.Packet[Any]) -> None:
+    def _mux_copy(self, packet: Packet[Any]) -> None:
         ticks = round(self.plan.shift / packet.time_base)
         if packet.dts is None:
             # Cover art has no time at all; it belongs to the start.
@@ -185,7 +192,7 @@ class VideoSink:
         if encoder.codec == "av1":
             quiet_svt()
         try:
-            stream: VideoStream = self._file.add_stream(
+            stream = self._file.add_stream(
                 encoder.encoder, rate=facts.rate, time_base=facts.time_base
             )
         except ValueError as error:
@@ -193,9 +200,11 @@ class VideoSink:
                 f"A {self.plan.container.suffix} file does not take {encoder.codec}; "
                 "name an output with .mkv."
             ) from error
+        assert isinstance(stream, VideoStream)
         context = stream.codec_context
         context.width, context.height = SCALE * facts.width, SCALE * facts.height
         context.pix_fmt = "yuv420p"
+        # Slice threading, PyAV's default, would cost the encoder compression.
         context.thread_type = "AUTO"
         context.sample_aspect_ratio = facts.sample_aspect_ratio or Fraction(0)
         tags = facts.colour.tags
@@ -205,9 +214,9 @@ class VideoSink:
             context.codec_tag = encoder.tag
         context.options = {**encoder.options, "chroma_sample_location": "left"}
         stream.metadata.update(stream_plans.stream_metadata(source, reencoded=True))
-        stream.disposition = source.disposition  # type: ignore[misc]
+        stream.disposition = source.disposition
         if facts.display_matrix:
-            stream.set_display_matrix(facts.display_matrix)
+            stream.set_display_matrix(_enlarged(facts.display_matrix))
         self._open_encoder(stream)
         return stream
 
@@ -227,7 +236,7 @@ class VideoSink:
             raise UsageError(f"The encoder {plan.encoder} has no option {unknown[0]!r}.")
 
     def _add_copies(self, source: InputContainer, pictures: dict[int, bytes]) -> None:
-        in_matroska = self.plan.container.format == "matroska"
+        in_matroska = self.plan.container.suffix == ".mkv"
         for stream in self.plan.streams.copied:
             picture = pictures.get(stream.index) if in_matroska else None
             copy = stream_plans.add_copy(self._file, stream, picture)
@@ -247,7 +256,7 @@ class VideoSink:
             end = min(end, math.ceil(self._chapters_until / chapter["time_base"]))
         return {**chapter, "start": chapter["start"] + ticks, "end": end + ticks}
 
-    def _start(self, source: InputContainer) -> None:
+    def _start(self) -> None:
         with captured_log() as messages:
             try:
                 self._file.start_encoding()
@@ -257,7 +266,7 @@ class VideoSink:
                 ) from error
 
     def _muxer_options(self, source: InputContainer) -> dict[str, str]:
-        if self.plan.container.format in ("matroska", "webm"):
+        if self.plan.container.is_matroska:
             return {"avoid_negative_ts": "disabled"}
         options = {"movie_timescale": str(self._movie_timescale())}
         if any("." in key for key in source.metadata):
@@ -277,6 +286,11 @@ class VideoSink:
                 starts.append(stream.start_time * stream.time_base + self.plan.shift)
         scale = math.lcm(1000, *(start.denominator for start in starts))
         return scale if scale <= _MAX_TIMESCALE else facts.time_base.denominator
+
+
+def _enlarged(matrix: tuple[int, ...]) -> tuple[int, ...]:
+    """A display matrix for a picture of 4x the size: its translation is in pixels."""
+    return (*matrix[:6], SCALE * matrix[6], SCALE * matrix[7], matrix[8])
 
 
 def _start(chapter: Any) -> Fraction:

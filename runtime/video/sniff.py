@@ -65,9 +65,7 @@ def check_not_a_script(path: Path) -> None:
         )
     picture = picture_kind(head)
     if picture:
-        raise InputError(
-            f"{path} is a picture ({picture}), not a video; use: srtrt upscale-image"
-        )
+        raise InputError(f"{path} is a picture ({picture}), not a video; use: srtrt upscale-image")
 
 
 def picture_kind(head: bytes) -> str | None:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideData
-from av.stream import Discard, Disposition, Stream
-from av.video.stream import VideoStream
+from av.packet import Packet
+from av.stream import Discard
 
 from srtrt.errors import InputError, TruncatedInputError
 from srtrt.runtime.video import sniff
 from srtrt.runtime.video.colour_tags import ColourTags, StreamColour, resolve_colour
-from srtrt.runtime.video.siting import read_siting
-
-FORMATS = (
-    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,dv,mxf,yuv4mpegpipe,ivf,h264,hevc,av1,"
-    "obu,m4v,gif,nut,rm,vc1,wtv,gxf,swf,mjpeg"
+from srtrt.runtime.video.opening import (
+    OPEN_OPTIONS,
+    choose_video,
+    display_matrix,
+    is_attached_picture,
+    is_flush,
+    open_container,
+    packet_time,
+    plausible_rate,
 )
-"""FFmpeg demuxers that read nothing but the file they are given."""
-
-OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-"""Container options of every input: no network, no playlists, no other files."""
+from srtrt.runtime.video.siting import read_siting
 
 _BATCH = 256
 _INTERLEAVE_SECONDS = 10
@@ -67,26 +64,13 @@ class Step:
     """One frame, or none, and the packets to be copied that came before it in the file."""
 
     frame: av.VideoFrame | None
+    """The decoded frame; None for a step that only brings packets."""
     pts: int = 0
+    """When it is shown, in ticks of the stream's time base."""
     duration: int = 0
-    packets: list[av.Packet[Any]] = field(default_factory=list)
-
-
-def open_container(path: Path) -> InputContainer:
-    """Opens one plain local file with FFmpeg, restricted to :data:`OPEN_OPTIONS`.
-
-    Raises:
-        InputError: if it is not a video file.
-    """
-    sniff.check_plain_file(path)
-    sniff.check_not_a_script(path)
-    try:
-        # The absolute path behind "file:" keeps names like "http:x.mp4" and "-x.mp4" files.
-        return av.open(
-            f"file:{path.absolute()}", container_options=OPEN_OPTIONS, metadata_errors="replace"
-        )
-    except (av.FFmpegError, ValueError) as error:
-        raise InputError(sniff.unopenable(path)) from error
+    """How long, in the same ticks."""
+    packets: list[Packet[Any]] = field(default_factory=list)
+    """Packets of other streams, in the order of the file."""
 
 
 class VideoSource:
@@ -110,6 +94,7 @@ class VideoSource:
         self.damage: str | None = None
         self.good_frames = 0
         self.end: Fraction | None = None
+        self.ended_early = False
         self._keep_going = keep_going
         self._missing_bytes = 0
         self._last: tuple[int, int] | None = None
@@ -119,7 +104,8 @@ class VideoSource:
         self.container = open_container(path)
         try:
             self._missing_bytes = sniff.missing_bytes(path)
-            self.stream = self._choose_stream()
+            self.stream, note = choose_video(self.container, path)
+            self.notes += [note] if note else []
             self._decoded = self._decode()
             self._buffered = self._first_steps()
             self.facts = self._read_facts()
@@ -158,29 +144,27 @@ class VideoSource:
         }
 
     def copied_starts(self, ignored: Collection[int]) -> list[Fraction]:
-        """Start times in seconds that Matroska could not hold if they were negative.
+        """Times in seconds of the first packets of the streams that are not ignored.
 
-        Left out are Opus streams and all of a Matroska source: what comes before zero there is
-        the codec delay, which Matroska stores by itself.
+        Left out is what Matroska can hold before zero, or drops: Opus and everything of a
+        Matroska source (its codec delay), and packets that an edit list hides.
         """
         if self.container.format.name.startswith("matroska"):
             return []
-        streams = [
-            s
-            for s in self.container.streams
-            if s.type in ("audio", "subtitle") and s.index not in ignored
-            if s.codec_context is not None and s.codec_context.codec.canonical_name != "opus"
+        packets = [
+            packet
+            for step in self._buffered
+            for packet in step.packets
+            if packet.stream.index not in ignored and not packet.is_discard
+            if packet.stream.codec_context.codec.canonical_name != "opus"
         ]
-        starts = [s.start_time * s.time_base for s in streams if s.start_time and s.time_base]
-        indices = {s.index for s in streams}
-        packets = [p for step in self._buffered for p in step.packets if p.stream.index in indices]
-        return starts + [t for t in map(packet_time, packets) if t is not None]
+        return [time for time in map(packet_time, packets) if time is not None]
 
     def steps(self, max_frames: int | None = None) -> Iterator[Step]:
         """All frames in presentation order, and the packets of the other streams.
 
-        Sets :attr:`end`, the time at which the last frame ends, once the frames are complete,
-        and :attr:`damage` where ``keep_going`` let it end early.
+        Sets :attr:`end`, the time at which the last frame ends, once the frames are complete;
+        :attr:`ended_early` where ``max_frames`` or damage ended it; and :attr:`damage`.
 
         Raises:
             TruncatedInputError: where the video breaks, unless ``keep_going``.
@@ -198,28 +182,13 @@ class VideoSource:
         self.good_frames = frames
         if self._last is not None:
             self.end = sum(self._last) * self.facts.time_base
-        if max_frames == frames or self.damage:
+        self.ended_early = frames == max_frames or self.damage is not None
+        if self.ended_early:
             yield from self._copied_until_end()
 
     def _all_steps(self) -> Iterator[Step]:
         yield from self._buffered
         yield from self._decoded
-
-    def _choose_stream(self) -> VideoStream:
-        streams = self.container.streams.video
-        films = [s for s in streams if not s.disposition & Disposition.attached_pic]
-        films = [s for s in films if s.codec_context is not None]
-        if not films:
-            what = "only cover art" if streams else "no video stream"
-            raise InputError(f"{self.path} holds {what}; expected a video.")
-        chosen = next((s for s in films if s.disposition & Disposition.default), films[0])
-        others = [str(s.index) for s in films if s is not chosen]
-        if others:
-            self.notes.append(
-                f"Video stream {chosen.index} is upscaled; the other video streams "
-                f"({', '.join(others)}) are not carried over."
-            )
-        return chosen
 
     def _first_steps(self) -> list[Step]:
         steps = []
@@ -234,7 +203,7 @@ class VideoSource:
         assert frame is not None
         stream, context = self.stream, self.stream.codec_context
         time_base = stream.time_base or Fraction(1, 1000)
-        rate = _plausible_rate(self.path, stream)
+        rate = plausible_rate(self.path, stream)
         codec = context.codec.canonical_name
         is_rgb = frame.format.is_rgb or frame.format.has_palette
         colour = resolve_colour(
@@ -260,7 +229,7 @@ class VideoSource:
             time_base=time_base,
             rate=rate,
             sample_aspect_ratio=stream.sample_aspect_ratio or None,
-            display_matrix=_display_matrix(frame),
+            display_matrix=display_matrix(frame),
             colour=colour,
             first_pts=frame.pts or 0,
             frames=stream.frames or None,
@@ -272,17 +241,13 @@ class VideoSource:
                 "The video is interlaced; its frames are upscaled as they are and the output "
                 "is marked progressive."
             )
-        present = {data.type for data in frame.side_data}
-        if present & {
-            SideData.MASTERING_DISPLAY_METADATA,
-            SideData.CONTENT_LIGHT_LEVEL,
-            SideData.DYNAMIC_HDR_PLUS,
-        }:
+        hdr = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS")
+        if any(frame.side_data.get(name) is not None for name in hdr):
             self.notes.append("HDR mastering metadata of the frames is not carried over.")
 
-    def _decode(self) -> Iterator[Step]:
+    def _decode(self) -> Generator[Step, None, None]:
         """Frames and copied packets as they come; handles damage, not timestamps."""
-        packets: list[av.Packet[Any]] = []
+        packets: list[Packet[Any]] = []
         count = 0
         for item in self._demuxed_or_damage():
             if isinstance(item, str):
@@ -290,7 +255,7 @@ class VideoSource:
                 self._broken(count, item)
                 return
             if item.stream.index != self.stream.index:
-                if not _is_flush(item) and item.stream.index not in self._ignored:
+                if not is_flush(item) and item.stream.index not in self._ignored:
                     packets.append(item)
                 if len(packets) >= _BATCH:
                     yield Step(None, packets=packets)
@@ -308,29 +273,33 @@ class VideoSource:
         yield Step(None, packets=packets)
         self._check_complete(count)
 
-    def _demuxed_or_damage(self) -> Iterator[av.Packet[Any] | str]:
+    def _demuxed_or_damage(self) -> Iterator[Packet[Any] | str]:
         """Packets of the file, then a sentence if reading failed."""
         try:
             for packet in self.container.demux():
-                if packet.stream.index == self.stream.index and not _is_flush(packet):
+                if packet.stream.index == self.stream.index and not is_flush(packet):
                     self._demuxed += 1
                 yield packet
         except av.FFmpegError as error:
             yield f"the file cannot be read further ({error.strerror})"
 
     def _decode_packet(
-        self, packet: av.Packet[Any], count: int
+        self, packet: Packet[Any], count: int
     ) -> tuple[list[av.VideoFrame], str | None]:
+        decoded, problem = [], None
         if packet.is_corrupt and packet.size:
-            return [], "a packet is cut off or damaged"
-        try:
-            decoded = self.stream.decode(packet)
-        except av.FFmpegError as error:
-            if count == 0:
-                # Recordings that start between key frames begin with packets nobody can decode.
-                self._note_once("Packets before the first decodable frame were skipped.")
-                return [], None
-            return [], f"the decoder met damaged data ({error.strerror})"
+            problem = "a packet is cut off or damaged"
+        else:
+            try:
+                decoded = self.stream.decode(packet)
+            except av.FFmpegError as error:
+                problem = f"the decoder met damaged data ({error.strerror})"
+        if problem and count == 0:
+            # Recordings that start between key frames begin with packets nobody can decode.
+            self._note_once("Packets before the first decodable frame were skipped.")
+            return [], None
+        if problem:
+            return [], problem
         for number, frame in enumerate(decoded):
             if frame.is_corrupt:
                 return decoded[:number], "the decoder could only conceal damaged data"
@@ -387,7 +356,7 @@ class VideoSource:
         """Packets of the other streams that may still start before :attr:`end`."""
         assert self.end is not None
         waiting = {s.index for s in self.container.streams.audio}
-        packets: list[av.Packet[Any]] = []
+        packets: list[Packet[Any]] = []
         for packet in self._demuxed_after():
             at = packet_time(packet)
             late = at is not None and at >= self.end
@@ -403,12 +372,12 @@ class VideoSource:
                 packets = []
         yield Step(None, packets=packets)
 
-    def _demuxed_after(self) -> Iterator[av.Packet[Any]]:
+    def _demuxed_after(self) -> Iterator[Packet[Any]]:
         """Like demuxing on; damage no longer matters here."""
-        self._decoded.close()  # type: ignore[attr-defined]
+        self._decoded.close()
         try:
             for packet in self.container.demux():
-                if not _is_flush(packet):
+                if not is_flush(packet):
                     yield packet
         except av.FFmpegError:
             return
@@ -417,38 +386,3 @@ class VideoSource:
         if note not in self._once:
             self._once.add(note)
             self.notes.append(note)
-
-
-def packet_time(packet: av.Packet[Any]) -> Fraction | None:
-    """When a packet starts, in seconds; None if it does not say."""
-    ticks = packet.pts if packet.pts is not None else packet.dts
-    return None if ticks is None else ticks * packet.time_base
-
-
-def _is_flush(packet: av.Packet[Any]) -> bool:
-    return packet.size == 0 and packet.dts is None
-
-
-def _plausible_rate(path: Path, stream: VideoStream) -> Fraction:
-    """Average frames per second, from the packets' own times where the header's is absurd."""
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate is not None and 0 < rate <= 240:
-            return rate
-    with open_container(path) as container:
-        packets = itertools.islice(container.demux(container.streams[stream.index]), 50)
-        times = sorted(t for p in packets if (t := packet_time(p)) is not None)
-    if len(times) < 2 or times[0] == times[-1]:
-        return Fraction(25)
-    return ((len(times) - 1) / (times[-1] - times[0])).limit_denominator(1001)
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    for data in frame.side_data:
-        if data.type is SideData.DISPLAYMATRIX:
-            return tuple(int(v) for v in np.frombuffer(bytes(data), "<i4")[:9])
-    return None
-
-
-def is_attached_picture(stream: Stream) -> bool:
-    """Whether a stream is cover art."""
-    return bool(stream.disposition & Disposition.attached_pic)

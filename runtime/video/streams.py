@@ -10,7 +10,7 @@ import av
 from av.container import InputContainer, OutputContainer
 from av.stream import AttachmentStream, Stream
 
-from srtrt.runtime.video.source import is_attached_picture
+from srtrt.runtime.video.opening import is_attached_picture
 
 STATISTICS = ("BPS", "DURATION", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES", "_STATISTICS_", "ENCODER")
 """Prefixes of Matroska tags that describe the old bytes, not the film."""
@@ -108,7 +108,7 @@ def add_copy(output: OutputContainer, stream: Stream, picture: bytes | None = No
         return output.add_attachment(f"cover.{suffix}", mime, picture)
     copy = output.add_stream_from_template(stream, opaque=True)
     copy.metadata.update(stream_metadata(stream))
-    copy.disposition = stream.disposition  # type: ignore[misc]
+    copy.disposition = stream.disposition
     return copy
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 
 from srtrt.errors import OutputError
-from srtrt.runtime.video.source import OPEN_OPTIONS
+from srtrt.runtime.video.opening import OPEN_OPTIONS
 
 _MATROSKA_TICK = Fraction(1, 1000)
 
@@ -41,8 +41,9 @@ def check_written(part: Path, expected: Sequence[Fraction], *, matroska: bool) -
     try:
         found = video_times(part)
     except (av.FFmpegError, StopIteration) as error:
-        raise OutputError(f"The written file cannot be read back ({error}); nothing was kept.")\
-            from error
+        raise OutputError(
+            f"The written file cannot be read back ({error}); nothing was kept."
+        ) from error
     if len(found) != len(expected):
         raise OutputError(
             f"{len(expected)} frames were encoded but the file holds {len(found)}; "

@@ -11,11 +11,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import srtrt.runtime.session
 from click.testing import CliRunner, Result
 from compare_video import compare, read_facts
-from srtrt.cli import main
 from video_clips import VFR, NearestSession, make_clip, patches, picture
+
+import srtrt.runtime.session
+from srtrt.cli import main
+from srtrt.runtime.video.opening import OPEN_OPTIONS
+from srtrt.runtime.video.siting import read_siting
 
 SHARED = Path(os.environ.get("SRTRT_SHARED", Path(__file__).parents[3] / "shared"))
 REAL = SHARED / "data" / "video"
@@ -179,6 +182,39 @@ def test_max_frames_cuts_the_sound_too(tmp_path: Path) -> None:
     assert facts.copied["audio 0"][-1][0] < Fraction(120, 1000)
     assert len(facts.copied["subtitle 0"]) == 1
     assert [c[2] for c in facts.chapters] == ["Opening"]
+
+
+def test_more_frames_than_there_are_cut_nothing(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", audio="aac", audio_seconds=2)
+    assert upscale(clip, "--max-frames", "99").exit_code == 0
+    assert_faithful(clip, tmp_path / "in_x4.mp4")
+
+
+def test_what_an_edit_list_hides_stays_hidden(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "whole.mp4", pts=range(0, 90000, 3000), audio="aac")
+    cut = tmp_path / "cut.mp4"
+    with av.open(str(clip)) as source, av.open(str(cut), "w") as output:
+        copies = [output.add_stream_from_template(s, opaque=True) for s in source.streams]
+        for packet in source.demux():
+            if packet.dts is not None:
+                ticks = round(Fraction(1, 5) / packet.time_base)
+                packet.pts, packet.dts = packet.pts - ticks, packet.dts - ticks
+                packet.stream = copies[packet.stream.index]
+                output.mux(packet)
+    assert 20 < len(read_facts(cut).times) < 30
+    assert upscale(cut).exit_code == 0
+    assert_faithful(cut, tmp_path / "cut_x4.mp4")
+    done = upscale(cut, "-o", tmp_path / "cut.mkv")
+    assert done.exit_code == 0, done.output
+    assert "that an edit list of the source hides" in done.stderr
+    assert len(read_facts(tmp_path / "cut.mkv").times) == len(read_facts(cut).times)
+
+
+def test_output_says_where_its_chroma_lies(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", options={"chroma_sample_location": "center"})
+    assert upscale(clip).exit_code == 0
+    assert read_siting(clip, 0, "h264", OPEN_OPTIONS) == "center"
+    assert read_siting(tmp_path / "in_x4.mp4", 0, "h264", OPEN_OPTIONS) == "left"
 
 
 def test_no_audio(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import av
 import pytest
-import srtrt.runtime.session
 from click.testing import CliRunner, Result
 from compare_video import read_facts
+from video_clips import NearestSession, make_clip, picture
+
+import srtrt.runtime.session
 from srtrt.cli import main
 from srtrt.errors import TruncatedInputError
 from srtrt.runtime.video.api import upscale_video
 from srtrt.runtime.video.sniff import missing_bytes
-from video_clips import NearestSession, make_clip, picture
 
 SHARED = Path(os.environ.get("SRTRT_SHARED", Path(__file__).parents[3] / "shared"))
 REAL = SHARED / "data" / "video"
@@ -96,13 +97,21 @@ def test_awkward_names_are_files(tmp_path: Path, name: str) -> None:
 
 
 def truncated(tmp_path: Path, suffix: str) -> Path:
-    clip = make_clip(tmp_path / f"whole{suffix}", pts=range(0, 80000, 2000), size=(96, 64),
-                     audio=None if suffix == ".avi" else "aac", options={"g": "10"},
-                     codec="mpeg4" if suffix == ".avi" else "libx264")
+    clip = make_clip(
+        tmp_path / f"whole{suffix}",
+        pts=range(0, 80000, 2000),
+        size=(96, 64),
+        audio=None if suffix == ".avi" else "aac",
+        options={"g": "10"},
+        codec="mpeg4" if suffix == ".avi" else "libx264",
+    )
     if suffix == ".mp4":
-        with av.open(str(clip)) as source, av.open(
-            str(tmp_path / "fast.mp4"), "w", container_options={"movflags": "+faststart"}
-        ) as output:
+        with (
+            av.open(str(clip)) as source,
+            av.open(
+                str(tmp_path / "fast.mp4"), "w", container_options={"movflags": "+faststart"}
+            ) as output,
+        ):
             copy = output.add_stream_from_template(source.streams.video[0], opaque=True)
             for packet in source.demux(0):
                 if packet.dts is not None:
@@ -157,8 +166,9 @@ def test_size_that_changes(tmp_path: Path) -> None:
     names = [make_clip(tmp_path / f"{n}.h264", size=(n, n), codec="libx264") for n in (64, 96)]
     joined = tmp_path / "joined.h264"
     joined.write_bytes(b"".join(name.read_bytes() for name in names))
-    assert_refused(upscale(joined), "frame 8 is 96x96 yuv420p, but the video began as 64x64",
-                   tmp_path)
+    assert_refused(
+        upscale(joined), "frame 8 is 96x96 yuv420p, but the video began as 64x64", tmp_path
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import srtrt.runtime.session
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from video_clips import NearestSession, make_clip
+
+import srtrt.runtime.session
 from srtrt.cli import main
 from srtrt.errors import BackendError
 from srtrt.runtime.video import api
-from video_clips import NearestSession, make_clip
+from srtrt.runtime.video.sink import VideoSink
 
 RUNNER = """
 import sys, time
@@ -50,8 +52,14 @@ def start(folder: Path, *arguments: str, pause: float = 0, limit: int = 0) -> An
     if limit:
         command = ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *command]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def assert_refused(done: Result, words: str) -> None:
@@ -144,13 +152,13 @@ def test_network_that_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_lost_frame_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = make_clip(tmp_path / "in.mp4")
-    encode = api.VideoSink.encode
+    encode = VideoSink.encode
 
-    def losing(sink: api.VideoSink, frame: Any, pts: int, duration: int) -> None:
+    def losing(sink: VideoSink, frame: Any, pts: int, duration: int) -> None:
         if pts != 6007:
             encode(sink, frame, pts, duration)
 
-    monkeypatch.setattr(api.VideoSink, "encode", losing)
+    monkeypatch.setattr(VideoSink, "encode", losing)
     assert_refused(upscale(clip), "8 frames were decoded, 8 encoded and 7 written")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
 

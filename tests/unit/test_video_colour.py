@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from video_clips import NearestSession, make_clip
+
 from srtrt.runtime.video.colour_tags import ColourTags, default_siting, resolve_colour
 from srtrt.runtime.video.planes import (
     PlanarConverter,
@@ -19,7 +21,6 @@ from srtrt.runtime.video.planes import (
 )
 from srtrt.runtime.video.siting import read_siting
 from srtrt.runtime.video.source import OPEN_OPTIONS
-from video_clips import NearestSession, make_clip
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,7 @@ from video_clips import NearestSession, make_clip
     ],
 )
 def test_untagged(width: int, height: int, rate: Fraction, expected: tuple[int, ...]) -> None:
-    colour = resolve_colour(
-        ColourTags(), width=width, height=height, rate=rate, pix_fmt="yuv420p"
-    )
+    colour = resolve_colour(ColourTags(), width=width, height=height, rate=rate, pix_fmt="yuv420p")
     tags = colour.tags
     assert (tags.matrix, tags.range, tags.primaries, tags.transfer) == expected
     assert "is assumed" in colour.notes[0]
@@ -121,9 +120,7 @@ def test_source_siting_up_and_left_siting_down() -> None:
 
 
 def test_other_formats_go_through_rgb() -> None:
-    colour = resolve_colour(
-        ColourTags(), width=8, height=8, rate=Fraction(25), pix_fmt="yuv444p"
-    )
+    colour = resolve_colour(ColourTags(), width=8, height=8, rate=Fraction(25), pix_fmt="yuv444p")
     converter = make_converter("yuv444p", 8, 8, colour)
     assert isinstance(converter, RgbConverter)
     assert converter.form == "rgb8"

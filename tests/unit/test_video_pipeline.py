@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from srtrt.runtime.video.pipeline import Pipeline
 
 

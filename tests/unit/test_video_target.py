@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from video_clips import make_clip
+
 from srtrt.errors import OutputError, UsageError
 from srtrt.runtime.video.codecs import CODECS, CONTAINERS, EncoderPlan, plan_encoder
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.target import choose_target
-from video_clips import make_clip
 
 
 def plan(suffix: str = ".mp4", **options: object) -> EncoderPlan:
