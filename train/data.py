@@ -98,10 +98,8 @@ class PatchPool:
         rows, columns = line[None, :, None], line[None, None, :]
         rows = torch.where(flip_rows, self.crop - 1 - rows, rows)
         columns = torch.where(flip_columns, self.crop - 1 - columns, columns)
-        rows, columns = (
-            torch.where(transpose, columns.mT, rows),
-            torch.where(transpose, rows.mT, columns),
-        )
+        rows = torch.where(transpose, rows.mT, rows)
+        columns = torch.where(transpose, columns.mT, columns)
         pixel = (top[:, None, None] + rows) * widths[:, None, None] + left[:, None, None] + columns
         index = self._offsets[which][:, None, None] + 3 * pixel
         channel = torch.arange(3, device=self.device)[None, :, None, None]

@@ -8,7 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from srtrt.errors import UsageError
+import av
+
+from srtrt.errors import InputError, UsageError
+from srtrt.runtime.video.ffmpeg_errors import reason
 from srtrt.runtime.video.job import VideoJob, VideoOptions, VideoSession
 from srtrt.runtime.video.report import Progress, VideoReport
 from srtrt.runtime.video.source import VideoSource
@@ -90,9 +93,12 @@ def upscale_video(
             model=model, form=form, backend=backend, device=device, precision=precision, tile=tile
         )
 
-    with VideoSource(Path(src), keep_going=keep_going) as source:
-        job = VideoJob(source, None if dst is None else Path(dst), options)
-        return job.run(open_session, on_progress)
+    try:
+        with VideoSource(Path(src), keep_going=keep_going) as source:
+            job = VideoJob(source, None if dst is None else Path(dst), options)
+            return job.run(open_session, on_progress)
+    except av.FFmpegError as error:
+        raise InputError(f"{src}: FFmpeg cannot process it ({reason(error)}).") from error
 
 
 def _open_session(**options: Any) -> AbstractContextManager[VideoSession]:

@@ -201,7 +201,7 @@ class VideoJob:
             )
         if sink.hidden_packets:
             notes.append(
-                f"{sink.hidden_packets} packets that an edit list of the source hides are left "
+                f"Packets that an edit list of the source hides ({sink.hidden_packets}) are left "
                 f"out, because a {suffix} file cannot hide them."
             )
         return notes

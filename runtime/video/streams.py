@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -72,14 +73,20 @@ def plan_streams(
 
 def accepts(stream: Stream, muxer: str) -> bool:
     """Whether FFmpeg's ``muxer`` takes a stream, found by writing a header to memory."""
+    if is_attached_picture(stream):
+        # Others write a header and then lose the picture without a word.
+        return muxer in ("matroska", "mp4")
+    if stream.type == "attachment":
+        return muxer == "matroska"
     output = av.open(io.BytesIO(), "w", format=muxer)
     try:
         add_copy(output, stream)
-        if is_attached_picture(stream) or stream.type == "attachment":
-            return muxer in ("matroska", "mp4") or not isinstance(stream, AttachmentStream)
         output.start_encoding()
     except (av.FFmpegError, ValueError):
         return False
+    finally:
+        with contextlib.suppress(av.FFmpegError, OSError):
+            output.close()
     return True
 
 
@@ -95,8 +102,6 @@ def add_copy(output: OutputContainer, stream: Stream, picture: bytes | None = No
         ValueError, av.FFmpegError: if the container does not take it.
     """
     if isinstance(stream, AttachmentStream):
-        if output.format.name != "matroska":
-            raise ValueError("attachments live in Matroska only")
         return output.add_attachment(
             stream.name or "attachment",
             stream.mimetype or "application/octet-stream",

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from srtrt.cli import COMMANDS, main
+from srtrt.runtime.models import bundled_models, weights_folder
+
+
+def test_help_imports_no_engine() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from srtrt.cli import main;"
+        "r = CliRunner().invoke(main, ['--help']); assert r.exit_code == 0, r.output;"
+        "heavy = {'torch', 'onnxruntime', 'openvino', 'av', 'cv2', 'onnx', 'numpy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_upscaling_imports_no_torch() -> None:
+    code = (
+        "import sys, numpy; import srtrt;"
+        "u = srtrt.Upscaler(backend='onnxruntime', device='cpu');"
+        "u(numpy.zeros((4, 4, 3), 'uint8')); u.close();"
+        "import srtrt.runtime.video.command, srtrt.runtime.image_command;"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "False", result.stderr
+
+
+def test_every_command_has_help() -> None:
+    listing = CliRunner().invoke(main, ["--help"]).output
+    for name in COMMANDS:
+        assert name in listing
+        result = CliRunner().invoke(main, [name, "--help"])
+        assert result.exit_code == 0, result.output
+        assert "Usage" in result.output
+    assert CliRunner().invoke(main, ["frobnicate"]).exit_code == 2
+
+
+def test_models_lists_every_bundled_model_with_a_card() -> None:
+    listing = CliRunner().invoke(main, ["models"])
+    assert listing.exit_code == 0, listing.output
+    assert "srresnet (default)" in listing.output
+    for name in bundled_models():
+        assert name in listing.output
+        card = CliRunner().invoke(main, ["models", name])
+        assert card.output == (weights_folder() / f"{name}.md").read_text(encoding="utf-8")
+    unknown = CliRunner().invoke(main, ["models", "nonsense"])
+    assert unknown.exit_code == 1
+    assert "neither a bundled model" in unknown.output
+
+
+def test_doctor_names_every_backend_and_the_choice() -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for name in ("onnxruntime on cpu", "openvino on cpu", "torch on cpu"):
+        assert name in result.output
+    assert "It takes " in result.output

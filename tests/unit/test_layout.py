@@ -1,0 +1,107 @@
+"""Rules about the project itself: imports, packages, version, README, CI."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import srtrt
+
+from ..conftest import REPOSITORY
+
+FOLDERS = {
+    "srtrt": "src/srtrt",
+    "srtrt.train": "train",
+    "srtrt.export": "export",
+    "srtrt.runtime": "runtime",
+    "srtrt.benchmarks": "benchmarks",
+}
+PARTS = ("train", "export", "runtime", "benchmarks")
+ALLOWED = {
+    "core": set[str](),
+    "runtime": {"runtime"},
+    "export": {"export", "runtime"},
+    "train": {"train"},
+    "benchmarks": {"benchmarks", "export", "runtime"},
+}
+TORCH_FREE = ("runtime", "core")
+MAY_USE_TORCH = ("src/srtrt/networks", "runtime/backends/torch.py")
+
+
+def sources() -> list[Path]:
+    return [
+        path for folder in FOLDERS.values() for path in sorted((REPOSITORY / folder).rglob("*.py"))
+    ]
+
+
+def part_of(path: Path) -> str:
+    first = path.relative_to(REPOSITORY).parts[0]
+    return first if first in PARTS else "core"
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_dependencies_point_inward(path: Path) -> None:
+    part = part_of(path)
+    lazy = path.name == "cli.py" or path == REPOSITORY / "src/srtrt/__init__.py"
+    for name in imported(path):
+        match = re.match(r"srtrt\.(train|export|runtime|benchmarks)\b", name)
+        if match and not lazy:
+            assert match[1] in ALLOWED[part], f"{part} imports {name}"
+        relative = str(path.relative_to(REPOSITORY))
+        if name.split(".")[0] == "torch" and part in TORCH_FREE:
+            assert relative.startswith(MAY_USE_TORCH), f"{relative} imports torch"
+
+
+def test_every_folder_with_code_is_packaged() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    listed = set(re.findall(r'"(srtrt[\w.]*)"', text.split("packages = [")[1].split("]")[0]))
+    found = set()
+    for package, folder in FOLDERS.items():
+        root = REPOSITORY / folder
+        for directory in {path.parent for path in root.rglob("*.py")}:
+            found.add(".".join([package, *directory.relative_to(root).parts]))
+    assert listed == found
+
+
+def test_version_is_the_newest_of_the_changelog() -> None:
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
+    newest = re.search(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == srtrt.__version__
+    assert f'version = "{srtrt.__version__}"' in (REPOSITORY / "pyproject.toml").read_text()
+
+
+def test_ci_runs_the_readme_command_for_the_tests() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    commands = re.findall(r"<!-- fresh machine: (\w+) -->\n+```bash\n(.+?)\n```", readme, re.DOTALL)
+    named = dict(commands)
+    assert set(named) == {"upscale", "tests"}
+    assert named["tests"] in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_readme_links_lead_somewhere() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+        if not target.startswith("http"):
+            assert (REPOSITORY / target).exists(), target
+
+
+def test_public_names_exist() -> None:
+    for name in srtrt.__all__:
+        assert getattr(srtrt, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        srtrt.nothing  # noqa: B018
