@@ -32,7 +32,9 @@ def _opener(name: str, precision: Precision) -> Callable[[Model, Form], Backend]
 
 
 ENGINES: Mapping[str, Callable[[Model, Form], Backend]] = {
-    REFERENCE: lambda model, form: reference_backend(checkpoint_of(str(model.checkpoint_path)), form),
+    REFERENCE: lambda model, form: reference_backend(
+        checkpoint_of(str(model.checkpoint_path)), form
+    ),
     **{f"{name}-{precision}": _opener(name, precision) for name, precision in _OTHERS},
 }
 """Name of an engine on the CPU and what opens it."""

@@ -34,7 +34,9 @@ def measure_quality(
                 lr, hr = lr_hr_pair(path)
                 bicubic = resize_bicubic(lr, hr.shape[0], hr.shape[1])
                 sr = backend.infer({"rgb": lr[None]})["rgb_x4"][0]
-                figures.append([psnr_y(bicubic, hr), ssim_y(bicubic, hr), psnr_y(sr, hr), ssim_y(sr, hr)])
+                figures.append(
+                    [psnr_y(bicubic, hr), ssim_y(bicubic, hr), psnr_y(sr, hr), ssim_y(sr, hr)]
+                )
                 if on_picture is not None:
                     on_picture(path)
             means = np.mean(figures, axis=0)

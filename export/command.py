@@ -54,7 +54,9 @@ def export(
         raise MissingPackageError(error.name or "torch", "export", "`srtrt export`") from error
 
     def show(graph: ExportedGraph) -> None:
-        click.echo(f"{graph.path}: {graph.parity} (against PyTorch fp32, {graph.parity.pictures} pictures)")
+        click.echo(
+            f"{graph.path}: {graph.parity} (against PyTorch fp32, {graph.parity.pictures} pictures)"
+        )
 
     export_model(
         model,

@@ -10,11 +10,11 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from srtrt.files import replace_when_complete
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
 from srtrt.runtime.models import DEFAULT_MODEL
 from srtrt.runtime.session import Session
-
-from srtrt.files import replace_when_complete
 
 
 class _Terminal(ImageWatcher):

@@ -14,12 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from srtrt.runtime import session as sessions
-from srtrt.runtime.models import DEFAULT_MODEL
 
 from srtrt.errors import DeviceMemoryError, InputError, OutputError, SrtrtError, UsageError
 from srtrt.images import FORMAT_OF_SUFFIX, Picture, check_output, read_image, write_image
 from srtrt.resample import resize_bicubic, resize_bicubic_rows
+from srtrt.runtime import session as sessions
+from srtrt.runtime.models import DEFAULT_MODEL
 
 _PATTERN_CHARACTERS = frozenset("*?[")
 _STRIP_SAMPLES = 1 << 22

@@ -16,7 +16,15 @@ from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import DEFAULT_MODEL, bundled_models, find_model, weights_folder
 from srtrt.runtime.select import AUTO_ORDER, choose, survey
 
-_PACKAGES = ("av", "opencv-python-headless", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+_PACKAGES = (
+    "av",
+    "opencv-python-headless",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "torch",
+)
 
 
 @click.command()
@@ -56,8 +64,9 @@ def doctor() -> None:
     click.echo(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     memory = psutil.virtual_memory()
     click.echo(
-        f"{psutil.cpu_count(logical=False)} cores, {memory.total / 2**30:.1f} GiB memory; the "
-        f"network may use {memory_limit('cpu') / 2**30:.1f} GiB (change with {MEMORY_VARIABLE}, MiB)"
+        f"{psutil.cpu_count(logical=False)} cores, {memory.total / 2**30:.1f} GiB memory; "
+        f"the network may use {memory_limit('cpu') / 2**30:.1f} GiB "
+        f"(change with {MEMORY_VARIABLE}, in MiB)"
     )
     for package in _PACKAGES:
         try:

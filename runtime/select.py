@@ -54,7 +54,7 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
         ]
     else:
         candidates = [(backend, c) for c in backend_class(backend).capabilities()]
-    refusals = []
+    refusals: list[str] = []
     for name, capability in candidates:
         problem = _problem(name, capability, device, precision)
         if problem is None:

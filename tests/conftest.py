@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import REPOSITORY, lively_generator
 
 from srtrt.networks.checkpoint import generator_state, make_spec, save_checkpoint
-from srtrt.networks.generator import Generator, GeneratorConfig
-from srtrt.networks.initialise import initialise_as_interpolation
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from srtrt.networks.generator import GeneratorConfig
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -30,22 +28,6 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the data folder {folder} (set SRTRT_SHARED to its parent)")
     return folder
-
-
-def lively_generator(config: GeneratorConfig, seed: int = 0) -> Generator:
-    """A generator in eval mode whose every weight and statistic matters to its output."""
-    torch.manual_seed(seed)
-    net = Generator(config)
-    initialise_as_interpolation(net)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-        for name, buffer in net.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.1 * torch.randn_like(buffer))
-            elif name.endswith("running_var"):
-                buffer.copy_(0.5 + torch.rand_like(buffer))
-    return net.eval()
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from srtrt.errors import MissingPackageError, UsageError
 from srtrt.train.config import PsnrConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 @click.command()
@@ -22,7 +26,9 @@ from srtrt.train.config import PsnrConfig
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out exactly.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting, e.g. batch=8.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting, e.g. batch=8."
+)
 def train(
     data: tuple[str, ...],
     val: tuple[str, ...],
@@ -80,7 +86,7 @@ def train(
     click.echo(f"{result.checkpoint} ({result.steps} steps{psnr})", file=sys.stdout)
 
 
-def _device(text: str) -> "torch.device | None":  # noqa: F821, UP037
+def _device(text: str) -> torch.device | None:
     import torch
 
     if text == "auto":

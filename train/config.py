@@ -66,9 +66,7 @@ class PsnrConfig:
 
     def generator(self) -> GeneratorConfig:
         """The generator this run trains."""
-        return GeneratorConfig(
-            upsampler=self.upsampler, blocks=self.blocks, features=self.features
-        )
+        return GeneratorConfig(upsampler=self.upsampler, blocks=self.blocks, features=self.features)
 
     def to_json(self) -> str:
         """The settings as JSON with one field a line."""

@@ -107,7 +107,9 @@ class PsnrTrainer:
             files, patch=config.patch, batch=config.batch, seed=config.seed, device=self.device
         )
         self.validation = Validation(validation_files, device=self.device)
-        self.net = self._initial_network(init).to(self.device, memory_format=torch.channels_last)
+        self.net = self._initial_network(init).to(self.device)
+        # Module.to accepts a memory format, which its annotations leave out.
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.net, config.ema_decay)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config.learning_rate)
         self.step = 0
@@ -197,7 +199,7 @@ class PsnrTrainer:
         measure = functional.l1_loss if self.config.loss == "l1" else functional.mse_loss
         loss = measure(output.float(), batch.hr)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.average.update(self.net, self.step)
         return loss.detach()

@@ -87,9 +87,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def load_state(
-    path: Path, net: Generator, optimiser: torch.optim.Adam, average: Average
-) -> None:
+def load_state(path: Path, net: Generator, optimiser: torch.optim.Adam, average: Average) -> None:
     """Restores the tensors that :func:`save_state` wrote.
 
     Raises:

@@ -67,6 +67,7 @@ class OnnxRuntimeBackend(Backend):
 
     @classmethod
     def capabilities(cls) -> Sequence[Capability]:
+        """See :meth:`Backend.capabilities`."""
         try:
             ort = _package()
         except MissingPackageError as error:

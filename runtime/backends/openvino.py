@@ -50,7 +50,8 @@ class OpenVinoBackend(Backend):
         openvino = _package()
         if device != "cpu" or precision not in _HINTS:
             raise BackendError(
-                f"openvino runs on the cpu in {' or '.join(_HINTS)}, not on {device} in {precision}."
+                f"openvino runs on the cpu in {' or '.join(_HINTS)}, "
+                f"not on {device} in {precision}."
             )
         self._options = options or OpenVinoOptions()
         self._core = openvino.Core()
@@ -64,6 +65,7 @@ class OpenVinoBackend(Backend):
 
     @classmethod
     def capabilities(cls) -> Sequence[Capability]:
+        """See :meth:`Backend.capabilities`."""
         try:
             openvino = _package()
         except MissingPackageError as error:

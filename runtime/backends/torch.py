@@ -52,7 +52,9 @@ class TorchBackend(Backend):
         types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
         self._dtype, self._layout = types[precision], layout
-        self._network = network.eval().to(device, types[precision], memory_format=layout)
+        network = network.eval().to(device, types[precision])
+        # Module.to accepts a memory format, which its annotations leave out.
+        self._network = network.to(memory_format=layout)  # type: ignore[call-overload]
 
     def _read_spec(self, model: Model) -> ModelSpec:
         from srtrt.networks.checkpoint import load_checkpoint
@@ -67,6 +69,7 @@ class TorchBackend(Backend):
 
     @classmethod
     def capabilities(cls) -> Sequence[Capability]:
+        """See :meth:`Backend.capabilities`."""
         try:
             torch = _package()
         except MissingPackageError as error:
@@ -126,9 +129,8 @@ def _upsample_chroma(torch: Any, uv: Tensor, taps: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(uv, (1, 1, 1, 1), mode="replicate")
     planes = padded.flatten(0, 1)[:, None]
     phases = torch.nn.functional.conv2d(planes, kernel)
-    return torch.nn.functional.pixel_shuffle(phases, 2).reshape(
-        uv.shape[0], 2, 2 * uv.shape[2], 2 * uv.shape[3]
-    )
+    fine: Tensor = torch.nn.functional.pixel_shuffle(phases, 2)
+    return fine.reshape(uv.shape[0], 2, 2 * uv.shape[2], 2 * uv.shape[3])
 
 
 def _downsample_chroma(torch: Any, uv: Tensor, taps: Tensor) -> Tensor:

@@ -25,7 +25,14 @@ _PUBLIC = {
     "upscale_video": "srtrt.runtime.video.api",
 }
 
-__all__ = ["ModelSpec", "Upscaler", "__version__", "export_model", "upscale_images", "upscale_video"]
+__all__ = [
+    "ModelSpec",
+    "Upscaler",
+    "__version__",
+    "export_model",
+    "upscale_images",
+    "upscale_video",
+]
 
 
 def __getattr__(name: str) -> Any:

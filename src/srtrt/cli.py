@@ -17,7 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("srtrt.export.command", "Turn a checkpoint into a verified ONNX graph."),
     "benchmark": ("srtrt.benchmarks.command", "Measure latency, quality and parity."),
     "models": ("srtrt.runtime.info_command", "List the bundled models."),
-    "doctor": ("srtrt.runtime.info_command", "Say what this machine can run, and why not the rest."),
+    "doctor": (
+        "srtrt.runtime.info_command",
+        "Say what this machine can run, and why not the rest.",
+    ),
 }
 """Command name: (module that defines it, one line of help)."""
 
@@ -26,9 +29,11 @@ class LazyGroup(click.Group):
     """Imports the module of a command only when that command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """All command names, in the order of :data:`COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports and returns one command; None if there is no such name."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
@@ -36,10 +41,12 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands from the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; an expected error becomes one sentence and an exit status."""
         try:
             return super().invoke(ctx)
         except SrtrtError as error:

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from srtrt.spec import Form
@@ -44,21 +45,25 @@ class Nodes:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
 
-    def add(self, op: str, *inputs: str, name: str | None = None, **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Adds one operator with a single result."""
         output = name or f"{self.prefix}.{op.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
 
     def constant(self, value: ArrayLike, dtype: type = np.int64) -> str:
-        array = np.asarray(value, dtype)
+        """A constant tensor; equal ones are stored once."""
+        array: NDArray[Any] = np.asarray(value, dtype)
         name = f"{self.prefix}.const_{'_'.join(str(v) for v in array.flatten())}_{array.ndim}"
         self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
     def cast(self, x: str, to: int = TensorProto.FLOAT, name: str | None = None) -> str:
+        """Converts to another element type."""
         return self.add("Cast", x, name=name, to=to)
 
     def slice(self, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
+        """Part of a tensor along one axis, with the meaning of ``x[start:stop:step]``."""
         bounds = [self.constant([v]) for v in (start, stop, axis, step)]
         return self.add("Slice", x, *bounds)
 
@@ -107,9 +112,7 @@ def _yuv420p8_head(g: Nodes) -> None:
         vertical = _three_taps(g, padded, 2, taps, 3 * row)
         for column in (0, 1):
             phases.append(_three_taps(g, vertical, 3, taps, 6 + 3 * column))
-    chroma = g.add(
-        "DepthToSpace", g.add("Concat", *phases, axis=1), blocksize=2, mode="DCR"
-    )
+    chroma = g.add("DepthToSpace", g.add("Concat", *phases, axis=1), blocksize=2, mode="DCR")
     planes = [g.cast("y"), g.slice(chroma, 1, 0, 1), g.slice(chroma, 1, 1, 2)]
     terms = [(plane, g.column("yuv_to_rgb", i)) for i, plane in enumerate(planes)]
     g.add("Add", g.weighted_sum(terms), g.column("yuv_to_rgb", 3), name=LR)
@@ -150,6 +153,8 @@ def _table(name: str, *shape: int) -> ValueInfoProto:
 
 @dataclass(frozen=True)
 class FormGraph:
+    """Inputs and outputs of a form, and what makes ``lr`` and takes ``sr``."""
+
     inputs: tuple[ValueInfoProto, ...]
     outputs: tuple[ValueInfoProto, ...]
     head: Callable[[Nodes], None]

@@ -74,18 +74,14 @@ def test_a_graph_under_its_gate_is_not_written(
         (["srresnet", "--precision", "fp12"], "Invalid value"),
     ],
 )
-def test_bad_arguments_are_one_sentence(
-    arguments: list[str], message: str, tmp_path: Path
-) -> None:
+def test_bad_arguments_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
     result = export(*arguments, "-o", tmp_path)
     assert result.exit_code in (1, 2)
     assert message in result.output
     assert "Traceback" not in result.output
 
 
-def test_a_graph_or_a_text_is_no_checkpoint(
-    tiny_graphs: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_graph_or_a_text_is_no_checkpoint(tiny_graphs: dict[str, Path], tmp_path: Path) -> None:
     graph = export(tiny_graphs["rgb8-fp32"], "-o", tmp_path)
     assert graph.exit_code == 1
     assert "is a graph already" in graph.output

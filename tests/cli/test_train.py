@@ -213,9 +213,7 @@ def test_all_eight_orientations_occur(pictures: Path, tmp_path: Path) -> None:
     ramp[..., 0] = np.arange(48)[:, None]
     ramp[..., 1] = 2 * np.arange(48)[None]
     cv2.imwrite(str(tmp_path / "ramp.png"), ramp[..., ::-1])
-    pool = PatchPool(
-        [tmp_path / "ramp.png"], patch=8, batch=64, seed=0, device=torch.device("cpu")
-    )
+    pool = PatchPool([tmp_path / "ramp.png"], patch=8, batch=64, seed=0, device=torch.device("cpu"))
     hr = pool.sample(0).hr
     seen = set()
     for patch in hr:

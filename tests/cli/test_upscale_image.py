@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageCms
-from srtrt.runtime import session as sessions
-from srtrt.runtime.images import upscale_images, upscale_picture
 
 from srtrt.cli import main
 from srtrt.images import Picture, read_image, write_image
+from srtrt.runtime import session as sessions
+from srtrt.runtime.images import upscale_images, upscale_picture
 
 RNG = np.random.default_rng(5)
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from srtrt.runtime import session as sessions
 
 from srtrt.cli import main
+from srtrt.runtime import session as sessions
 
 
 class RepeatSession:

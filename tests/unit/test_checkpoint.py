@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from support import lively_generator
 
 from srtrt.errors import InputError, ModelError, OutputError
 from srtrt.networks.checkpoint import (
@@ -16,8 +17,6 @@ from srtrt.networks.checkpoint import (
 )
 from srtrt.networks.generator import GeneratorConfig
 from srtrt.spec import SPEC_KEY, ModelSpec
-
-from ..conftest import lively_generator
 
 CONFIG = GeneratorConfig(blocks=1, features=4)
 
@@ -91,9 +90,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("form", "bgr"), ("precision", "fp12"), ("scale", 0)]
-)
+@pytest.mark.parametrize(("field", "value"), [("form", "bgr"), ("precision", "fp12"), ("scale", 0)])
 def test_spec_refuses_impossible_values(field: str, value: object) -> None:
     facts = {"name": "a", "receptive_radius": 4, "weights_sha256": "0", field: value}
     with pytest.raises(ModelError, match=str(value)):

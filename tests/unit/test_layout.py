@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from support import REPOSITORY
 
 import srtrt
-
-from ..conftest import REPOSITORY
 
 FOLDERS = {
     "srtrt": "src/srtrt",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import lively_generator
 
 from srtrt.errors import InputError, ModelError
 from srtrt.networks.checkpoint import parameter_counts
@@ -12,8 +13,6 @@ from srtrt.networks.generator import Generator, GeneratorConfig
 from srtrt.networks.initialise import initialise_as_interpolation
 from srtrt.networks.rewrites import InferenceGenerator, forward_with_folded_tail
 from srtrt.networks.vgg import VggFeatures
-
-from ..conftest import lively_generator
 
 
 def test_parameter_counts_are_those_of_the_report() -> None:

@@ -66,9 +66,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], spec: ModelSpec) ->
 
 def round_to_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights as float16 for a file of half the size; BatchNorm statistics stay float32."""
-    return {
-        name: tensor if "running_" in name else tensor.half() for name, tensor in state.items()
-    }
+    return {name: tensor if "running_" in name else tensor.half() for name, tensor in state.items()}
 
 
 def load_checkpoint(path: Path) -> tuple[Generator, ModelSpec]:

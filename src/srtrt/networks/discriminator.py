@@ -46,6 +46,7 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pictures ``[N, 3, S, S]`` to logits ``[N, 1]``; ModelError for another size."""
         if x.shape[2:] != (self.size, self.size):
             raise ModelError(
                 f"discriminator input is {x.shape[3]}x{x.shape[2]}; "

@@ -12,7 +12,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -95,6 +94,7 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[N, F, H, W]`` to the same shape."""
         y = self.act(self.bn1(self.conv1(x)))
         return x + cast(Tensor, self.bn2(self.conv2(y)))
 
@@ -112,6 +112,7 @@ class UpsampleBlock(nn.Module):
         self.upsampler = upsampler
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, F or 4F, 2H, 2W]``."""
         y = self.conv(x)
         if self.upsampler == "pixelshuffle":
             y = functional.pixel_shuffle(y, 2)
@@ -147,4 +148,5 @@ class Generator(nn.Module):
         return cast(Tensor, shallow + deep)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Enlarges ``[N, 3, H, W]`` to ``[N, 3, 4H, 4W]``."""
         return cast(Tensor, self.tail(self.up2(self.up1(self.trunk(x)))))

@@ -56,14 +56,18 @@ def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     normalisation is the affine map ``y * gamma / sqrt(var + eps) + beta - mean * ...``.
     Computed in float64, returned in float32.
     """
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     assert conv.bias is not None
     variance = norm.running_var.double()
     gain = norm.weight.double() / torch.sqrt(variance + norm.eps)
     weight = conv.weight.double() * gain[:, None, None, None]
     bias = (conv.bias.double() - norm.running_mean.double()) * gain + norm.bias.double()
     folded = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding  # type: ignore[arg-type]
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        padding=conv.padding,  # type: ignore[arg-type]
     )
     folded.weight = nn.Parameter(weight.float(), requires_grad=False)
     folded.bias = nn.Parameter(bias.float(), requires_grad=False)
@@ -108,6 +112,7 @@ class InferenceGenerator(nn.Module):
         self.tail.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Enlarges ``[N, 3, H, W]`` to ``[N, 3, 4H, 4W]``."""
         shallow = self.head_act(self.head(x))
         y = self.up1(shallow + self.trunk_conv(self.blocks(shallow)))
         y = functional.leaky_relu(self.up2_conv(y), LEAK)

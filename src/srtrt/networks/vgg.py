@@ -54,6 +54,7 @@ class VggFeatures(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` to ``[N, 256, H/4, W/4]``."""
         features: Tensor = self.features((x - self.mean) / self.std)
         return features
 
