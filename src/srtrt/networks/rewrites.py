@@ -66,8 +66,8 @@ def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     folded = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        padding=conv.padding,  # type: ignore[arg-type]
+        conv.kernel_size[0],
+        padding=conv.kernel_size[0] // 2,
     )
     folded.weight = nn.Parameter(weight.float(), requires_grad=False)
     folded.bias = nn.Parameter(bias.float(), requires_grad=False)
