@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from srtrt.errors import MissingPackageError, UsageError
-from srtrt.runtime.models import DEFAULT_MODEL
+from srtrt.weights import DEFAULT_MODEL
 
 _MODEL = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name or file.")
 _OUT = click.option("--out", default=None, metavar="FILE.json", help="Also write the result here.")

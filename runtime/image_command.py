@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from srtrt.files import replace_when_complete
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
-from srtrt.runtime.models import DEFAULT_MODEL
 from srtrt.runtime.session import Session
+from srtrt.weights import DEFAULT_MODEL
 
 
 class _Terminal(ImageWatcher):

@@ -19,7 +19,7 @@ from srtrt.errors import DeviceMemoryError, InputError, OutputError, SrtrtError,
 from srtrt.images import FORMAT_OF_SUFFIX, Picture, check_output, read_image, write_image
 from srtrt.resample import resize_bicubic, resize_bicubic_rows
 from srtrt.runtime import session as sessions
-from srtrt.runtime.models import DEFAULT_MODEL
+from srtrt.weights import DEFAULT_MODEL
 
 _PATTERN_CHARACTERS = frozenset("*?[")
 _STRIP_SAMPLES = 1 << 22

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from srtrt.errors import SrtrtError
 from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
-from srtrt.runtime.models import DEFAULT_MODEL, bundled_models, find_model, weights_folder
+from srtrt.runtime.models import bundled_models, find_model, weights_folder
 from srtrt.runtime.select import AUTO_ORDER, choose, survey
+from srtrt.weights import DEFAULT_MODEL
 
 _PACKAGES = (
     "av",

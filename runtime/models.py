@@ -14,9 +14,6 @@ from srtrt.errors import InputError, ModelError
 from srtrt.graph import dress, load_graph, read_spec, to_half
 from srtrt.spec import Form, ModelSpec, Precision
 
-DEFAULT_MODEL = "srresnet"
-"""The bundled model used when none is named."""
-
 
 def weights_folder() -> Path:
     """Where the bundled models lie."""

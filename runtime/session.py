@@ -13,10 +13,11 @@ from srtrt.errors import DeviceMemoryError, UsageError
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.memory import memory_limit
-from srtrt.runtime.models import DEFAULT_MODEL, Model, find_model
+from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.select import choose
 from srtrt.runtime.tiling import TilePlan, Window, plan_tiles
 from srtrt.spec import Form
+from srtrt.weights import DEFAULT_MODEL
 
 _CHROMA_REACH = 2
 """LR luma pixels that the chroma interpolation of ``yuv420p8`` sees beyond the network."""

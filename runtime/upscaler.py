@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import InputError
-from srtrt.runtime.models import DEFAULT_MODEL
 from srtrt.runtime.session import open_session
+from srtrt.weights import DEFAULT_MODEL
 
 
 class Upscaler:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,9 +85,32 @@ def train(
         )
         console.print(text, highlight=False)
 
-    result = trainer.run(on_progress=None if quiet else show)
+    with _stop_request() as should_stop:
+        result = trainer.run(on_progress=None if quiet else show, should_stop=should_stop)
+        if result.steps < config.steps:
+            console.print(f"stopped after step {result.steps}; continue with --resume")
+            raise KeyboardInterrupt
     psnr = "" if result.psnr is None else f", PSNR {result.psnr:.2f} dB"
     click.echo(f"{result.checkpoint} ({result.steps} steps{psnr})", file=sys.stdout)
+
+
+@contextmanager
+def _stop_request() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a wish that is met after the current update."""
+    asked = threading.Event()
+    earlier = {}
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(number, signal.default_int_handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        earlier[number] = signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _device(text: str) -> torch.device | None:

@@ -32,6 +32,9 @@ class PsnrConfig:
     """Patches per update."""
     patch: int = 24
     """Side of an LR patch in pixels; the HR patch is four times as large."""
+    recolour: float = 0.2
+    """Share of the patches whose channels are each mapped to a random range. Photographs hold few
+    saturated colours, and the network shifts colours that it never saw."""
     loss: Literal["l1", "mse"] = "l1"
     """Pixel loss on RGB in 0..1."""
     learning_rate: float = 4e-4
@@ -57,6 +60,8 @@ class PsnrConfig:
         for name in ("warmup_steps", "validate_every"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 0 or more.")
+        if not 0 <= self.recolour <= 1:
+            raise UsageError(f"recolour is {self.recolour}; expected a share between 0 and 1.")
         if self.loss not in ("l1", "mse"):
             raise UsageError(f"loss is {self.loss!r}; expected 'l1' or 'mse'.")
         if not 0 < self.learning_rate < 1:

@@ -39,7 +39,14 @@ class PatchPool:
     """
 
     def __init__(
-        self, files: Sequence[Path], *, patch: int, batch: int, seed: int, device: torch.device
+        self,
+        files: Sequence[Path],
+        *,
+        patch: int,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        recolour: float = 0.0,
     ) -> None:
         """Reads the pictures.
 
@@ -47,6 +54,7 @@ class PatchPool:
             TrainingError: if none is large enough, or they do not fit into memory.
         """
         self.patch, self.batch, self.seed, self.device = patch, batch, seed, device
+        self.recolour = recolour
         self.crop = 4 * (patch + 2 * MARGIN)
         self.skipped: list[tuple[Path, str]] = []
         self.names: list[Path] = []
@@ -89,6 +97,7 @@ class PatchPool:
         """The batch of one step; always the same for the same step."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         picks = torch.rand(6, self.batch, generator=generator).to(self.device)
+        ranges = torch.rand(7, self.batch, generator=generator).to(self.device)
         which = (picks[0] * len(self._offsets)).long()
         heights, widths = self._heights[which], self._widths[which]
         top = (picks[1] * (heights - self.crop + 1)).long()
@@ -103,7 +112,15 @@ class PatchPool:
         pixel = (top[:, None, None] + rows) * widths[:, None, None] + left[:, None, None] + columns
         index = self._offsets[which][:, None, None] + 3 * pixel
         channel = torch.arange(3, device=self.device)[None, :, None, None]
-        hr = self._pixels[index[:, None] + channel].float()
+        hr = self._recoloured(self._pixels[index[:, None] + channel].float(), ranges)
         lr = (self._shrink @ hr @ self._shrink.T).round().clamp(0, 255)
         edge = 4 * MARGIN
         return Batch(lr=lr / 255, hr=hr[:, :, edge:-edge, edge:-edge] / 255)
+
+    def _recoloured(self, hr: Tensor, ranges: Tensor) -> Tensor:
+        """Maps 0..255 of every channel to a random range, in a share of the patches."""
+        chosen = (ranges[0] < self.recolour)[:, None]
+        low = torch.where(chosen, 255 * ranges[1:4].T, 0)
+        high = torch.where(chosen, 255 * ranges[4:7].T, 255)
+        gain = (high - low) / 255
+        return (hr * gain[:, :, None, None] + low[:, :, None, None]).round()

@@ -104,7 +104,12 @@ class PsnrTrainer:
         self.config, self.out, self.name = config, out, name
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.pool = PatchPool(
-            files, patch=config.patch, batch=config.batch, seed=config.seed, device=self.device
+            files,
+            patch=config.patch,
+            batch=config.batch,
+            seed=config.seed,
+            device=self.device,
+            recolour=config.recolour,
         )
         self.validation = Validation(validation_files, device=self.device)
         self.net = self._initial_network(init).to(self.device)
@@ -149,24 +154,27 @@ class PsnrTrainer:
         return {**json.loads(self.config.to_json()), "pictures": len(self.pool.names)}
 
     def run(
-        self, *, on_progress: Callable[[Progress], None] | None = None, until: int | None = None
+        self,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> TrainingResult:
-        """Trains to the end, or to ``until`` updates, and saves.
+        """Trains to the end, or until ``should_stop`` says so between two updates, and saves.
 
         Raises:
             TrainingError: if the loss is no longer finite; the last saved state stays usable.
         """
         config = self.config
-        end = min(until or config.steps, config.steps)
         with replace_when_complete(self.out / "config.json") as part:
             part.write_text(config.to_json() + "\n")
         losses = torch.zeros((), device=self.device)
         psnr, since, counted = None, time.perf_counter(), 0
-        while self.step < end:
+        last = self.step == config.steps
+        while not last:
             losses += self._update(self.pool.sample(self.step))
             self.step += 1
             counted += 1
-            last = self.step == end
+            last = self.step == config.steps or should_stop()
             validated = self._due(config.validate_every) or last
             if validated or last or self._due(config.log_every):
                 loss = float(losses) / counted

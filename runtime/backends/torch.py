@@ -106,7 +106,7 @@ class TorchBackend(Backend):
         torch = self._torch
         chroma = _upsample_chroma(torch, t["uv"].float(), t["chroma_up"])
         yuv = torch.cat([t["y"].float(), chroma], dim=1)
-        sr = self._network_on(_affine(torch, t["yuv_to_rgb"], yuv))
+        sr = self._network_on(_affine(torch, t["yuv_to_rgb"], yuv).clamp(0, 1))
         luma_chroma = _affine(torch, t["rgb_to_yuv"], sr)
         small = _downsample_chroma(torch, luma_chroma[:, 1:], t["chroma_down"])
         return {"y_x4": self._to_bytes(luma_chroma[:, :1]), "uv_x4": self._to_bytes(small)}

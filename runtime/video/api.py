@@ -15,6 +15,7 @@ from srtrt.runtime.video.ffmpeg_errors import reason
 from srtrt.runtime.video.job import VideoJob, VideoOptions, VideoSession
 from srtrt.runtime.video.report import Progress, VideoReport
 from srtrt.runtime.video.source import VideoSource
+from srtrt.weights import DEFAULT_MODEL
 
 SessionFactory = Callable[..., AbstractContextManager[VideoSession]]
 """Called as :func:`srtrt.runtime.session.open_session` is."""
@@ -24,7 +25,7 @@ def upscale_video(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str] | None = None,
     *,
-    model: str = "srresnet",
+    model: str = DEFAULT_MODEL,
     backend: str = "auto",
     device: str = "auto",
     precision: str = "auto",

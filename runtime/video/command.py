@@ -15,6 +15,7 @@ import click
 
 from srtrt.errors import OutputError
 from srtrt.runtime.video.report import Progress, VideoReport
+from srtrt.weights import DEFAULT_MODEL
 
 
 @click.command("upscale-video")
@@ -25,7 +26,9 @@ from srtrt.runtime.video.report import Progress, VideoReport
     type=click.Path(path_type=Path),
     help="Output file; its extension names the container. Default: INPUT's name with _x4.",
 )
-@click.option("--model", default="srresnet", show_default=True, help="Bundled model or .onnx file.")
+@click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True, help="Bundled model or .onnx file."
+)
 @click.option(
     "--backend",
     type=click.Choice(["auto", "tensorrt", "onnxruntime", "openvino", "torch"]),

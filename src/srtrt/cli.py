@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
             click.echo(f"srtrt: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("srtrt: interrupted; nothing was written under the final name.", err=True)
+            click.echo("srtrt: interrupted.", err=True)
             ctx.exit(130)
 
 

@@ -6,6 +6,7 @@ A graph of either form is uint8 at both ends, so the host copies bytes and compu
 - ``yuv420p8``: ``y`` ``[N, 1, H, W]`` and ``uv`` ``[N, 2, H/2, W/2]`` to ``y_x4``
   ``[N, 1, 4H, 4W]`` and ``uv_x4`` ``[N, 2, 2H, 2W]``, with four small float32 inputs that say what
   the samples mean: see :meth:`srtrt.colour.YuvColour.inputs`. H and W are even.
+  Colours outside RGB are clamped before the network.
 
 Inside, the tensors ``lr`` and ``sr`` (float32 RGB, 0..1, planar) bound the network, so one form
 can be made from another without the trained weights' source. A form for 10-bit video would take
@@ -115,7 +116,9 @@ def _yuv420p8_head(g: Nodes) -> None:
     chroma = g.add("DepthToSpace", g.add("Concat", *phases, axis=1), blocksize=2, mode="DCR")
     planes = [g.cast("y"), g.slice(chroma, 1, 0, 1), g.slice(chroma, 1, 1, 2)]
     terms = [(plane, g.column("yuv_to_rgb", i)) for i, plane in enumerate(planes)]
-    g.add("Add", g.weighted_sum(terms), g.column("yuv_to_rgb", 3), name=LR)
+    rgb = g.add("Add", g.weighted_sum(terms), g.column("yuv_to_rgb", 3))
+    # YUV can name colours that RGB has not, and the network never saw any.
+    g.add("Clip", rgb, g.constant(0.0, np.float32), g.constant(1.0, np.float32), name=LR)
 
 
 def _three_taps(g: Nodes, padded: str, axis: int, taps: str, first: int) -> str:

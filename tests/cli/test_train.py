@@ -64,7 +64,8 @@ def test_resume_gives_the_weights_of_an_uninterrupted_run(pictures: Path, tmp_pa
     config = PsnrConfig().with_settings([*TINY, "steps=10", "save_every=4"])
     cpu = torch.device("cpu")
     whole = PsnrTrainer(config, files, tmp_path / "whole", device=cpu).run()
-    PsnrTrainer(config, files, tmp_path / "parts", device=cpu).run(until=6)
+    first = PsnrTrainer(config, files, tmp_path / "parts", device=cpu)
+    first.run(should_stop=lambda: first.step == 6)
     second = PsnrTrainer(config, files, tmp_path / "parts", device=cpu)
     second.resume()
     assert second.step == 6
@@ -95,6 +96,26 @@ def test_a_killed_run_goes_on_from_its_last_state(pictures: Path, tmp_path: Path
         load_file(tmp_path / run / "generator.safetensors") for run in ("killed", "whole")
     )
     assert all(torch.equal(killed[key], whole[key]) for key in whole)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(pictures: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "srtrt.cli", "train", "--data", str(pictures),
+        "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    for setting in (*TINY, "steps=100000"):
+        command += ["--set", setting]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "continue with --resume" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "run" / "state.safetensors").exists()
 
 
 def test_a_run_is_not_overwritten_or_mixed(pictures: Path, tmp_path: Path) -> None:
