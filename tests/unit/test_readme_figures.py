@@ -35,14 +35,6 @@ def test_latency_is_quoted_as_measured() -> None:
         assert f"| {engine} | {figures} |" in text
 
 
-def test_parity_is_quoted_as_measured() -> None:
-    text = (REPOSITORY / "README.md").read_text()
-    for engine, row in load("parity-rgb8-set14.json")["engines"].items():
-        figures = f"{row['psnr_db']:.1f} | {row['max_abs']} | {100 * row['equal']:.2f}"
-        assert f"| {engine} | {figures} | {row['db_lost']:.4f} |" in text
-        assert row["passes_gate"]
-
-
 def test_bundled_specs_carry_the_measured_quality() -> None:
     from srtrt.runtime.models import find_model
 
