@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from support import REPOSITORY
 
+from srtrt.benchmarks.tables import table
+
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
@@ -17,21 +19,24 @@ def load(name: str) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("document", ["README.md", "src/srtrt/weights/srresnet.md"])
-def test_quality_is_quoted_as_measured(document: str) -> None:
-    text = (REPOSITORY / document).read_text()
-    for name, figures in load("quality-srresnet.json")["sets"].items():
-        row = [name]
-        for method in ("bicubic", "srresnet"):
-            row.append(f"{figures[method]['psnr_db']:.2f} / {figures[method]['ssim']:.4f}")
-        assert f"| {' | '.join(row)} |" in text
+@pytest.mark.parametrize(
+    ("document", "result"),
+    [
+        ("README.md", "quality-srresnet.json"),
+        ("README.md", "latency-cpu.json"),
+        ("README.md", "latency-cpu-amx.json"),
+        ("README.md", "parity-rgb8-set14.json"),
+        ("src/srtrt/weights/srresnet.md", "quality-srresnet.json"),
+    ],
+)
+def test_figures_are_quoted_as_measured(document: str, result: str) -> None:
+    assert table(load(result)) in (REPOSITORY / document).read_text()
 
 
-def test_latency_is_quoted_as_measured() -> None:
-    text = (REPOSITORY / "README.md").read_text()
-    for engine, row in load("latency-cpu.json")["engines"].items():
-        figures = f"{row['seconds_per_frame']:.3f} | {row['times_faster']:.1f}"
-        assert f"| {engine} | {figures} |" in text
+def test_measured_engines_pass_their_gates() -> None:
+    engines = load("parity-rgb8-set14.json")["engines"]
+    assert engines
+    assert all(row["passes_gate"] for row in engines.values())
 
 
 def test_bundled_specs_carry_the_measured_quality() -> None:

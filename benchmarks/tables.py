@@ -1,0 +1,70 @@
+"""Markdown tables of the committed results, as the README and the model cards quote them.
+
+``python -m srtrt.benchmarks.tables FILE.json...`` prints them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+
+def table(report: dict[str, Any]) -> str:
+    """The table of one result file, whatever its benchmark.
+
+    Raises:
+        KeyError: if the report is of another kind.
+    """
+    return _TABLES[report["benchmark"]](report)
+
+
+def _latency(report: dict[str, Any]) -> str:
+    rows = (
+        [name, f"{row['seconds_per_frame']:.3f}", f"{row['times_faster']:.1f}"]
+        for name, row in report["engines"].items()
+    )
+    return _markdown(["engine", "seconds", "times faster"], rows)
+
+
+def _quality(report: dict[str, Any]) -> str:
+    first = next(iter(report["sets"].values()))
+    methods = [key for key in first if key != "pictures"]
+    rows = (
+        [name, *(f"{f[m]['psnr_db']:.2f} / {f[m]['ssim']:.4f}" for m in methods)]
+        for name, f in report["sets"].items()
+    )
+    return _markdown(["set", *methods], rows)
+
+
+def _parity(report: dict[str, Any]) -> str:
+    rows = (
+        [
+            name,
+            f"{row['psnr_db']:.1f}",
+            str(row["max_abs"]),
+            f"{100 * row['equal']:.2f}",
+            f"{row['db_lost'] + 0.0:.3f}",
+        ]
+        for name, row in report["engines"].items()
+    )
+    return _markdown(["engine", "parity, dB", "max error", "equal, %", "dB lost"], rows)
+
+
+def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "latency": _latency,
+    "quality": _quality,
+    "parity": _parity,
+}
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(table(json.loads(Path(argument).read_text(encoding="utf-8"))), end="\n\n")
