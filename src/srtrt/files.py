@@ -1,7 +1,8 @@
-"""Files that appear under their final name only when they are complete."""
+"""Files that appear under their final name only when complete, and where caches are kept."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +37,38 @@ def replace_when_complete(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def cache_folder(kind: str) -> Path:
+    """Where caches of a kind are kept.
+
+    ``$SRTRT_CACHE/kind``, else ``$XDG_CACHE_HOME/srtrt/kind``, else ``~/.cache/srtrt/kind``.
+
+    Raises:
+        OutputError: if no home folder is known.
+    """
+    own, common = os.environ.get("SRTRT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        if own:
+            return Path(own).expanduser() / kind
+        if common and Path(common).is_absolute():  # the XDG specification ignores relative ones
+            return Path(common) / "srtrt" / kind
+        return Path.home() / ".cache" / "srtrt" / kind
+    except RuntimeError as error:
+        raise OutputError(
+            f"no folder for caches is known ({error}). "
+            "Set SRTRT_CACHE to a folder on a local disk that can be written."
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

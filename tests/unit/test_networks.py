@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from support import lively_generator
 from srtrt.errors import InputError, ModelError
 from srtrt.networks.checkpoint import parameter_counts
 from srtrt.networks.discriminator import Discriminator
-from srtrt.networks.generator import Generator, GeneratorConfig
+from srtrt.networks.generator import Generator, GeneratorConfig, Upsampler
 from srtrt.networks.initialise import initialise_as_interpolation
 from srtrt.networks.rewrites import InferenceGenerator, forward_with_folded_tail
 from srtrt.networks.vgg import VggFeatures
@@ -22,11 +23,29 @@ def test_parameter_counts_are_those_of_the_report() -> None:
     assert parameter_counts(VggFeatures())[0] == 1_735_488
 
 
+def test_cost_is_that_of_the_convolutions() -> None:
+    for upsampler in get_args(Upsampler):
+        net = Generator(GeneratorConfig(upsampler=upsampler, blocks=2, features=8))
+        counted = 0
+
+        def count(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+            nonlocal counted
+            assert isinstance(layer, torch.nn.Conv2d)
+            counted += layer.weight.numel() * output.shape[2] * output.shape[3]
+
+        for layer in net.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_forward_hook(count)
+        net.eval()(torch.rand(1, 3, 5, 6))
+        assert counted == 30 * net.config.macs_per_lr_pixel
+    assert GeneratorConfig().macs_per_lr_pixel == 2_218_176
+
+
 def test_receptive_radius_of_sixteen_blocks_is_forty_pixels() -> None:
     assert GeneratorConfig().receptive_radius == 40
 
 
-@pytest.mark.parametrize("upsampler", ["pixelshuffle", "nearest"])
+@pytest.mark.parametrize("upsampler", get_args(Upsampler))
 def test_no_output_depends_on_input_beyond_the_receptive_radius(upsampler: str) -> None:
     config = GeneratorConfig(upsampler=upsampler, blocks=1, features=4)  # type: ignore[arg-type]
     radius = config.receptive_radius
@@ -38,7 +57,7 @@ def test_no_output_depends_on_input_beyond_the_receptive_radius(upsampler: str) 
     assert radius - 1 <= reach <= radius
 
 
-@pytest.mark.parametrize("upsampler", ["pixelshuffle", "nearest"])
+@pytest.mark.parametrize("upsampler", get_args(Upsampler))
 @pytest.mark.parametrize("size", [(1, 1), (7, 12)])
 def test_rewrites_are_exact(upsampler: str, size: tuple[int, int]) -> None:
     net = lively_generator(GeneratorConfig(upsampler=upsampler, blocks=2, features=16))  # type: ignore[arg-type]
@@ -72,7 +91,7 @@ def test_folded_tail_passes_the_gradient_of_the_original_weights() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize("upsampler", ["pixelshuffle", "nearest"])
+@pytest.mark.parametrize("upsampler", get_args(Upsampler))
 def test_an_untrained_generator_enlarges_smoothly(upsampler: str) -> None:
     net = Generator(GeneratorConfig(upsampler=upsampler, blocks=2, features=16))  # type: ignore[arg-type]
     initialise_as_interpolation(net)

@@ -51,15 +51,21 @@ def make_spec(
     )
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Tensor], spec: ModelSpec) -> None:
-    """Writes tensors and spec; the file appears under its name only when complete.
+def save_checkpoint(
+    path: Path,
+    state: Mapping[str, Tensor],
+    spec: ModelSpec,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Writes tensors, spec and further metadata; the file appears only when complete.
 
     Raises:
         OutputError: if the file cannot be written.
     """
     with replace_when_complete(path) as part:
         try:
-            save_file(dict(state), part, metadata={SPEC_KEY: spec.to_json()})
+            metadata = {**(extra or {}), SPEC_KEY: spec.to_json()}
+            save_file(dict(state), part, metadata=metadata)
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{path}: cannot be written ({error}).") from error
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from srtrt.networks.generator import Generator, UpsampleBlock
-
-_QUADRATIC_TAPS = (0.15625, 0.9375, -0.09375)
-"""Lagrange interpolation through three samples at a quarter of their distance."""
+from srtrt.networks.generator import Generator
 
 _TENT_TAPS = (0.0, 1 / 16, 2 / 16, 3 / 16, 4 / 16, 3 / 16, 2 / 16, 1 / 16, 0.0)
 """Turns nearest-neighbour blocks of 4 pixels into linear slopes."""
@@ -27,10 +24,16 @@ def initialise_as_interpolation(net: Generator) -> None:
     for block in net.blocks:
         nn.init.zeros_(block.bn2.weight)  # type: ignore[union-attr,arg-type]
     nn.init.zeros_(net.trunk_bn.weight)
-    for up in (net.up1, net.up2):
-        _interpolate_rgb(up)
     nn.init.zeros_(net.tail.weight)
+    if net.config.upsampler == "pixelshuffledirect":
+        _interpolate_rgb(net.tail, 4)
+        return
     nearest = net.config.upsampler == "nearest"
+    for up in (net.up1, net.up2):
+        if nearest:
+            _carry_rgb(up.conv.weight, up.conv.bias, _centre(3))
+        else:
+            _interpolate_rgb(up.conv, 2)
     tent = torch.tensor(_TENT_TAPS)
     _carry_rgb(net.tail.weight, net.tail.bias, torch.outer(tent, tent) if nearest else _centre(9))
 
@@ -50,16 +53,20 @@ def _carry_rgb(weight: Tensor, bias: Tensor | None, kernel: Tensor) -> None:
         bias[:3] = 0
 
 
-def _interpolate_rgb(up: UpsampleBlock) -> None:
-    weight, bias = up.conv.weight, up.conv.bias
-    if up.upsampler == "nearest":
-        _carry_rgb(weight, bias, _centre(3))
-        return
-    taps = torch.tensor([_QUADRATIC_TAPS, _QUADRATIC_TAPS[::-1]])
-    weight[:12] = 0
-    if bias is not None:
-        bias[:12] = 0
+def _interpolate_rgb(conv: nn.Conv2d, scale: int) -> None:
+    """Makes the first sub-pixels of a 3x3 convolution a ``scale`` x interpolation of RGB.
+
+    Each is the parabola through three neighbours (Lagrange), read at the sub-pixel's centre.
+    """
+    offsets = (torch.arange(scale) + 0.5) / scale - 0.5
+    taps = torch.stack(
+        [offsets * (offsets - 1) / 2, 1 - offsets**2, offsets * (offsets + 1) / 2], dim=1
+    )
+    phases = scale**2
+    conv.weight[: 3 * phases] = 0
+    if conv.bias is not None:
+        conv.bias[: 3 * phases] = 0
     for channel in range(3):
-        for phase in range(4):
-            row, column = divmod(phase, 2)
-            weight[4 * channel + phase, channel] = torch.outer(taps[row], taps[column])
+        for phase in range(phases):
+            row, column = divmod(phase, scale)
+            conv.weight[phases * channel + phase, channel] = torch.outer(taps[row], taps[column])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,7 +42,12 @@ def fold_tail(weight: Tensor, bias: Tensor, *, repeat: bool) -> tuple[Tensor, Te
 
 
 def forward_with_folded_tail(net: Generator, x: Tensor) -> Tensor:
-    """``net(x)``, with the tail folded on the fly; gradients reach the original weights."""
+    """``net(x)``, with the tail folded on the fly; gradients reach the original weights.
+
+    The direct upsampler has no 4x grid to fold.
+    """
+    if net.config.upsampler == "pixelshuffledirect":
+        return cast(Tensor, net(x))
     repeat = net.config.upsampler == "nearest"
     assert net.tail.bias is not None
     weight, bias = fold_tail(net.tail.weight, net.tail.bias, repeat=repeat)
@@ -88,6 +95,26 @@ class _FoldedBlock(nn.Module):
         return x + y
 
 
+class _FoldedTail(nn.Module):
+    """Both upsampling steps and the closing convolution, with the latter on the 2x grid."""
+
+    def __init__(self, net: Generator) -> None:
+        super().__init__()
+        self.up1 = net.up1
+        self.up2_conv = net.up2.conv
+        assert net.tail.bias is not None
+        with torch.no_grad():
+            repeat = net.config.upsampler == "nearest"
+            weight, bias = fold_tail(net.tail.weight, net.tail.bias, repeat=repeat)
+        self.tail = nn.Conv2d(weight.shape[1], weight.shape[0], 5, padding=2)
+        self.tail.weight = nn.Parameter(weight, requires_grad=False)
+        self.tail.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.leaky_relu(self.up2_conv(self.up1(x)), LEAK)
+        return functional.pixel_shuffle(self.tail(y), 2)
+
+
 class InferenceGenerator(nn.Module):
     """The generator with BatchNorm folded into the convolutions and the tail on the 2x grid.
 
@@ -101,19 +128,13 @@ class InferenceGenerator(nn.Module):
         self.head_act = net.head_act
         self.blocks = nn.Sequential(*(_FoldedBlock(b) for b in net.blocks))  # type: ignore[arg-type]
         self.trunk_conv = fold_batchnorm(net.trunk_conv, net.trunk_bn)
-        self.up1 = net.up1
-        self.up2_conv = net.up2.conv
-        repeat = net.config.upsampler == "nearest"
-        assert net.tail.bias is not None
-        with torch.no_grad():
-            weight, bias = fold_tail(net.tail.weight, net.tail.bias, repeat=repeat)
-        self.tail = nn.Conv2d(weight.shape[1], weight.shape[0], 5, padding=2)
-        self.tail.weight = nn.Parameter(weight, requires_grad=False)
-        self.tail.bias = nn.Parameter(bias, requires_grad=False)
+        self.enlarge: nn.Module
+        if net.config.upsampler == "pixelshuffledirect":
+            self.enlarge = nn.Sequential(net.tail, nn.PixelShuffle(net.config.scale))
+        else:
+            self.enlarge = _FoldedTail(net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarges ``[N, 3, H, W]`` to ``[N, 3, 4H, 4W]``."""
         shallow = self.head_act(self.head(x))
-        y = self.up1(shallow + self.trunk_conv(self.blocks(shallow)))
-        y = functional.leaky_relu(self.up2_conv(y), LEAK)
-        return functional.pixel_shuffle(self.tail(y), 2)
+        return cast(Tensor, self.enlarge(shallow + self.trunk_conv(self.blocks(shallow))))

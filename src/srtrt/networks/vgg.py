@@ -1,85 +1,287 @@
-"""VGG19 features up to block3_conv3, for the content loss.
+"""VGG19 features, for the content loss: frozen, differentiable with respect to the picture.
 
 Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", 2015, configuration E; layer names follow Keras.
+Recognition", 2015, configuration E; layer names follow Keras. Two layouts of weights are read:
+
+- torchvision's: zero padding, input normalised with the ImageNet mean and standard deviation;
+- normalised (Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks",
+  CVPR 2016: every layer scaled to a mean activation of one), in the form of Huang and Belongie,
+  "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", ICCV 2017: a 1x1
+  convolution prepares the input, padding is by reflection, and pools round sizes up.
 """
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import pickle
+import re
+import struct
+import sys
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from srtrt.errors import InputError, ModelError
+from srtrt.files import cache_folder, file_sha256
 
-_LAYERS: tuple[tuple[str, int, int], ...] = (
-    ("block1_conv1", 3, 64),
-    ("block1_conv2", 64, 64),
-    ("block2_conv1", 64, 128),
-    ("block2_conv2", 128, 128),
-    ("block3_conv1", 128, 256),
-    ("block3_conv2", 256, 256),
-    ("block3_conv3", 256, 256),
+LAYERS: tuple[str, ...] = tuple(
+    f"block{block}_conv{number}"
+    for block, convolutions in enumerate((2, 2, 4, 4, 4), 1)
+    for number in range(1, convolutions + 1)
 )
-_POOL_BEFORE = ("block2_conv1", "block3_conv1")
+"""The convolutions of VGG19 from first to last; features are taken after their ReLU."""
 
+WEIGHTS_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+"""torchvision's weights, 548 MiB; the name ends in the start of the file's SHA-256."""
+
+_CHANNELS = (3, 64, 128, 256, 512, 512)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_UNREADABLE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    OSError,
+)
+"""What torch.load raises for damaged files and for those that hold more than tensors."""
+
 
 class VggFeatures(nn.Module):
-    """Float RGB ``[N, 3, H, W]`` in [0, 1] to the activations of block3_conv3, after ReLU.
+    """Float RGB ``[N, 3, H, W]`` in [0, 1] to the activations of one layer, after its ReLU.
 
-    Output ``[N, 256, H/4, W/4]``. The input is normalised inside with the ImageNet mean and
-    standard deviation that torchvision's weights were trained with. Frozen, always in eval mode.
+    Output ``[N, C, h, w]``: C is 64, 128, 256, 512, 512 for blocks 1 to 5, and every block after
+    the first halves the size. The input is prepared inside, in float32 also under autocast:
+
+    - torchvision's layout: ``(x - mean) / std`` with the ImageNet figures of its training; odd
+      sizes are rounded down by the pools;
+    - normalised layout: by the 1x1 convolution in the file (the published one gives BGR in 0..255
+      less the ImageNet mean); odd sizes are rounded up.
+
+    Frozen, always in eval mode; gradients flow to the input. The weights are random until
+    ``load_weights``; use ``load_vgg`` to get the network that fits a file.
+
+    Raises:
+        ModelError: if there is no such layer, or a picture is too small for it.
     """
 
-    mean: Tensor
-    std: Tensor
+    input_weight: Tensor
+    input_bias: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, layer: str = "block3_conv3", *, normalised: bool = False) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for name, inputs, outputs in _LAYERS:
-            if name in _POOL_BEFORE:
-                layers.append(nn.MaxPool2d(2))
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
-        # Positions in this list are those of torchvision's vgg19().features.
-        self.features = nn.Sequential(*layers)
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), False)
+        _check_layer(layer)
+        self.layer = layer
+        self.normalised = normalised
+        pools = _block(layer) - 1
+        self.smallest = 2**pools + 1 if normalised else 2**pools
+        self.features = nn.Sequential(*_modules(layer, normalised))
+        std = torch.tensor(_IMAGENET_STD)
+        # Not in the state dict: torchvision's has no such tensors.
+        self.register_buffer("input_weight", torch.diag(1 / std).view(3, 3, 1, 1), False)
+        self.register_buffer("input_bias", -torch.tensor(_IMAGENET_MEAN) / std, False)
         self.requires_grad_(False)
         self.eval()
 
+    def train(self, mode: bool = True) -> VggFeatures:
+        """Stays in eval mode, whatever the network around it does."""
+        super().train(False)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, 3, H, W]`` to ``[N, 256, H/4, W/4]``."""
-        features: Tensor = self.features((x - self.mean) / self.std)
+        """Pictures ``[N, 3, H, W]`` to activations ``[N, C, h, w]``."""
+        if min(x.shape[2:]) < self.smallest:
+            raise ModelError(
+                f"content network input is {x.shape[3]}x{x.shape[2]}; {self.layer} needs at "
+                f"least {self.smallest}x{self.smallest} pixels."
+            )
+        # Half precision would round the picture itself, before it is centred on zero.
+        with torch.autocast(x.device.type, enabled=False):
+            x = functional.conv2d(x.to(self.input_weight.dtype), self.input_weight, self.input_bias)
+        features: Tensor = self.features(x)
         return features
 
     def load_weights(self, path: Path) -> None:
-        """Loads a torchvision VGG19 state dict; its later layers are ignored.
+        """Loads a state dict of this network's layout; layers after the chosen one are ignored.
 
         Raises:
             InputError: if the file is missing or not a state dict.
-            ModelError: if a needed tensor is missing or has another shape.
+            ModelError: if it is another network, or ends before the chosen layer.
         """
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; expected torchvision's vgg19-dcbb9e9d.pth.")
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise InputError(f"{path}: not a PyTorch state dict.") from error
-        own = self.state_dict()
-        wrong = [
-            key
-            for key, tensor in own.items()
-            if key not in state or state[key].shape != tensor.shape
-        ]
-        if wrong:
+        _fill(self, _read_state(path), str(path))
+
+
+def load_vgg(source: Path | None, layer: str) -> nn.Module:
+    """The content network up to ``layer``, with the weights of a file, on the CPU in float32.
+
+    The layout is recognised from the file: torchvision's VGG19 state dict, whole or truncated,
+    with or without the prefix ``features.``; or the normalised VGG19, whole or truncated.
+
+    Args:
+        source: the file; None for torchvision's weights, which are downloaded once into
+            ``$SRTRT_CACHE/vgg``, else ``$XDG_CACHE_HOME/srtrt/vgg``, else ``~/.cache/srtrt/vgg``.
+        layer: one of ``LAYERS``; the features are those after its ReLU.
+
+    Returns:
+        A ``VggFeatures``: float RGB ``[N, 3, H, W]`` in [0, 1] to activations ``[N, C, h, w]``.
+
+    Raises:
+        InputError: if the file is missing or not a state dict, or the download fails.
+        ModelError: if the layer is unknown, the file is another network, or it ends before the
+            layer.
+    """
+    _check_layer(layer)  # before a download of minutes
+    if source is None:
+        state, name = _downloaded_state(), WEIGHTS_URL.rsplit("/", 1)[1]
+    else:
+        state, name = _read_state(source), str(source)
+    first = state.get(f"{_prefix(state)}0.weight")
+    # torchvision's first tensor is conv1_1 itself, [64, 3, 3, 3].
+    net = VggFeatures(layer, normalised=first is not None and first.shape == (3, 3, 1, 1))
+    _fill(net, state, name)
+    return net
+
+
+def _check_layer(layer: str) -> None:
+    if layer not in LAYERS:
+        raise ModelError(
+            f"loss.content_layer is {layer!r}; expected a convolution of VGG19 "
+            f"({LAYERS[0]} to {LAYERS[-1]}), such as block3_conv3."
+        )
+
+
+def _block(layer: str) -> int:
+    return int(layer[len("block")])
+
+
+def _modules(layer: str, normalised: bool) -> list[nn.Module]:
+    """The network up to the ReLU of ``layer``, each module at its position in the file's keys."""
+    modules: list[nn.Module] = [nn.Identity()] if normalised else []
+    inputs = _CHANNELS[0]
+    for name in LAYERS[: LAYERS.index(layer) + 1]:
+        if name.endswith("conv1") and name != LAYERS[0]:
+            modules.append(nn.MaxPool2d(2, ceil_mode=normalised))
+        if normalised:
+            modules.append(nn.ReflectionPad2d(1))
+        outputs = _CHANNELS[_block(name)]
+        modules += [nn.Conv2d(inputs, outputs, 3, padding=0 if normalised else 1), nn.ReLU()]
+        inputs = outputs
+    return modules
+
+
+def _prefix(state: Mapping[str, Tensor]) -> str:
+    return "" if "0.weight" in state else "features."
+
+
+def _fill(net: VggFeatures, state: Mapping[str, Tensor], source: str) -> None:
+    """Checks the tensors one by one, so that the message names the first that does not fit."""
+    prefix = _prefix(state)
+    wanted = net.features.state_dict()
+    if net.normalised:
+        wanted = {"0.weight": net.input_weight, "0.bias": net.input_bias, **wanted}
+    with torch.device("meta"):
+        whole = nn.Sequential(*_modules(LAYERS[-1], net.normalised)).state_dict()
+    for key in state:
+        match = re.fullmatch(rf"{re.escape(prefix)}(\d+\..+)", key)
+        if match and match[1] not in whole and match[1] not in wanted:
             raise ModelError(
-                f"{path}: tensor {wrong[0]!r} of VGG19 is missing or has another shape; "
-                "expected torchvision's vgg19 state dict."
+                f"{source}: tensor {key!r} does not belong to VGG19. Expected torchvision's "
+                "vgg19 state dict (not vgg16, not vgg19_bn) or the normalised VGG19."
             )
-        self.load_state_dict({key: state[key] for key in own})
+    # Weight and bias of each layer in turn; those of the normalised input come before the first.
+    per_layer = [2 * (index + 1 + net.normalised) for index in range(len(LAYERS))]
+    for index, (key, tensor) in enumerate(wanted.items()):
+        found = state.get(prefix + key)
+        if found is None:
+            held = sum(count <= index for count in per_layer)
+            raise ModelError(_missing(net.layer, held, prefix + key, source))
+        if found.shape != tensor.shape or not found.is_floating_point():
+            raise ModelError(
+                f"{source}: tensor {prefix + key!r} is {found.dtype} {list(found.shape)}; "
+                f"expected floats {list(tensor.shape)}, as in VGG19."
+            )
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            tensor.copy_(state[prefix + key])
+
+
+def _missing(layer: str, held: int, key: str, source: str) -> str:
+    if held == 0:
+        return (
+            f"{source}: tensor {key!r} of VGG19 is missing; expected torchvision's vgg19 state "
+            "dict or the normalised VGG19, whole or its first layers."
+        )
+    deepest = LAYERS[held - 1]
+    return (
+        f"{source}: holds VGG19 up to {deepest}; loss.content_layer is {layer}. Set "
+        f"loss.content_layer to {deepest} or an earlier layer, or give a file that reaches {layer}."
+    )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; expected the weights of VGG19, such as torchvision's "
+            f"{WEIGHTS_URL.rsplit('/', 1)[1]}."
+        )
+    try:
+        # Warnings about unusual pickles would only repeat the error below, in other words.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise InputError(
+            f"{path}: not a PyTorch state dict. Expected names and tensors alone, saved with "
+            "torch.save; a file with other Python objects is not read, as it could run code."
+        ) from error
+    return _checked_state(state, str(path))
+
+
+def _checked_state(state: object, source: str) -> dict[str, Tensor]:
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise InputError(
+            f"{source}: not a PyTorch state dict, but a {type(state).__name__}. "
+            "Expected names and tensors, saved with torch.save(network.state_dict(), ...)."
+        )
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _downloaded_state() -> dict[str, Tensor]:
+    """torchvision's state dict, from the cache if the file there is the right one."""
+    name = WEIGHTS_URL.rsplit("/", 1)[1]
+    path = cache_folder("vgg") / name
+    try:
+        if path.is_file():
+            if file_sha256(path).startswith(path.stem.rsplit("-", 1)[1]):
+                return _read_state(path)
+            # Such as a copy that broke off; torch.hub would take it for the real one.
+            path.unlink()
+        # torch.hub announces the download on stdout, which belongs to the command's output.
+        with contextlib.redirect_stdout(sys.stderr):
+            state = torch.hub.load_state_dict_from_url(
+                WEIGHTS_URL,
+                model_dir=str(path.parent),
+                map_location="cpu",
+                progress=sys.stderr.isatty(),
+                check_hash=True,
+                weights_only=True,
+            )
+    except (*_UNREADABLE, http.client.HTTPException) as error:
+        raise InputError(
+            f"the content network's weights could not be downloaded ({error}). Get {WEIGHTS_URL} "
+            f"on a machine with a connection and put it at {path}, or give a local file of VGG19 "
+            "weights with --vgg FILE; it may be truncated after the layer that is needed."
+        ) from error
+    return _checked_state(state, name)
