@@ -10,6 +10,7 @@ import av
 
 from srtrt.errors import OutputError, UsageError
 
+_NARROW_SIDE = 64
 _LARGE_PIXELS = 3840 * 2160
 
 
@@ -27,6 +28,8 @@ class Codec:
     """Default speed preset."""
     options: dict[str, str] = field(default_factory=dict)
     """Further encoder options."""
+    narrow_options: dict[str, str] = field(default_factory=dict)
+    """Options for pictures below 64 pixels on a side."""
     large_options: dict[str, str] = field(default_factory=dict)
     """Options that bound the encoder's memory for pictures beyond 4K."""
     max_side: int
@@ -50,6 +53,8 @@ CODECS: dict[str, Codec] = {
             crf=19,
             preset="fast",
             options={"x265-params": "log-level=none"},
+            # x265 4.2 writes past its buffers in the cu-tree of pictures narrower than 64.
+            narrow_options={"x265-params": "log-level=none:cutree=0"},
             large_options={"x265-params": "log-level=none:rc-lookahead=8:frame-threads=1"},
             max_side=65535,
         ),
@@ -160,6 +165,8 @@ def plan_encoder(
             f"{entry.max_side} on a side. Choose --codec hevc."
         )
     options = dict(entry.options)
+    if min(width, height) < _NARROW_SIDE:
+        options.update(entry.narrow_options)
     if width * height > _LARGE_PIXELS:
         # An encoder's look-ahead holds some 40 pictures: gigabytes at 8K.
         options.update(entry.large_options)

@@ -33,6 +33,11 @@ def test_options_reach_the_encoder() -> None:
     assert plan(encoder="libx264", crf=5).options["crf"] == "5"
 
 
+def test_narrow_hevc_goes_without_the_tree_that_x265_overruns() -> None:
+    assert "cutree=0" in plan(codec="hevc", width=48).options["x265-params"]
+    assert "cutree" not in plan(codec="hevc", width=64).options["x265-params"]
+
+
 @pytest.mark.parametrize(
     ("suffix", "options", "words"),
     [
