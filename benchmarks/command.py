@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from srtrt.errors import MissingPackageError, UsageError
 from srtrt.weights import DEFAULT_MODEL
 
 _MODEL = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name or file.")
+_MODELS = click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=(DEFAULT_MODEL,),
+    show_default=True,
+    help="Name, .onnx, .safetensors or third-party .pth; may be repeated.",
+)
 _OUT = click.option("--out", default=None, metavar="FILE.json", help="Also write the result here.")
 _FORM = click.option(
     "--io", "form", type=click.Choice(["rgb8", "yuv420p8"]), default="rgb8", show_default=True
@@ -56,18 +65,104 @@ def latency(
 
 
 @benchmark.command()
-@_MODEL
-@click.option("--data", multiple=True, required=True, metavar="DIR", help="HR pictures.")
-@click.option("--engine", default="torch-eager-fp32", show_default=True)
+@_MODELS
+@click.option("--data", multiple=True, metavar="DIR", help="HR pictures; each folder is a set.")
+@click.option(
+    "--engine",
+    default=None,
+    help="By default the untouched generator, and onnxruntime-fp32 for graphs.",
+)
+@click.option(
+    "--lpips",
+    default=None,
+    metavar="DIR",
+    help="Add a perceptual distance after LPIPS, from files in DIR.",
+)
+@click.option("--runs", multiple=True, metavar="DIR", help="Tabulate finished training runs.")
+@click.option("--epochs", multiple=True, type=float, help="With --runs: not only the last epoch.")
 @_OUT
-def quality(model: str, data: tuple[str, ...], engine: str, out: str | None) -> None:
-    """PSNR and SSIM on folders of HR pictures, beside bicubic."""
+@click.pass_context
+def quality(
+    context: click.Context,
+    models: tuple[str, ...],
+    data: tuple[str, ...],
+    engine: str | None,
+    lpips: str | None,
+    runs: tuple[str, ...],
+    epochs: tuple[float, ...],
+    out: str | None,
+) -> None:
+    """PSNR and SSIM on folders of HR pictures, beside bicubic; or a table of training runs."""
+    if runs:
+        given = {"--data": data, "--engine": engine, "--lpips": lpips}
+        if context.get_parameter_source("models") is not ParameterSource.DEFAULT:
+            given["--model"] = models
+        _show_runs(runs, epochs, out, [name for name, value in given.items() if value])
+        return
+    if epochs:
+        raise UsageError("--epochs belongs to --runs DIR, which was not given.")
+    if not data:
+        raise UsageError("nothing to measure on; give --data DIR, or --runs DIR for a table.")
     from srtrt.benchmarks.quality import measure_quality
 
     result = measure_quality(
-        model, engine, [Path(d) for d in data], on_picture=lambda path: _progress(path.name)
+        models,
+        [Path(d) for d in data],
+        engine=engine,
+        lpips=None if lpips is None else Path(lpips),
+        on_picture=lambda path: _progress(path.name),
     )
     _show("quality", result, out)
+
+
+def _show_runs(
+    runs: tuple[str, ...], epochs: tuple[float, ...], out: str | None, stray: list[str]
+) -> None:
+    from srtrt.benchmarks.report import write_report
+    from srtrt.benchmarks.runs import runs_report
+    from srtrt.benchmarks.tables import table
+
+    if stray:
+        raise UsageError(f"--runs reads what training logged; leave {' and '.join(stray)} out.")
+    report = runs_report([Path(run) for run in runs], epochs)
+    click.echo(table(report))
+    if out is not None:
+        write_report(Path(out), "runs", report)
+
+
+@benchmark.command()
+@_MODELS
+@click.option("--data", default=None, metavar="DIR", help="HR pictures, made into panning clips.")
+@click.option("--clip", "clips", multiple=True, metavar="VIDEO", help="Its frames are the HR ones.")
+@click.option("--pictures", default=None, type=click.IntRange(1), help="Use so many of DIR.")
+@click.option("--frames", default=8, show_default=True, type=click.IntRange(1), help="Of a clip.")
+@click.option("--crf", default=28, show_default=True, type=click.IntRange(0, 51), help="Of x264.")
+@click.option("--engine", default=None, help="By default openvino-fp32, or torch-fp32 without it.")
+@_OUT
+def compressed(
+    models: tuple[str, ...],
+    data: str | None,
+    clips: tuple[str, ...],
+    pictures: int | None,
+    frames: int,
+    crf: int,
+    engine: str | None,
+    out: str | None,
+) -> None:
+    """PSNR and SSIM on LR video compressed with x264, beside bicubic."""
+    from srtrt.benchmarks.compressed import measure_compressed
+
+    result = measure_compressed(
+        models,
+        pictures=None if data is None else Path(data),
+        clips=[Path(clip) for clip in clips],
+        engine=engine,
+        crf=crf,
+        frames=frames,
+        limit=pictures,
+        on_clip=_progress,
+    )
+    _show("compressed", result, out)
 
 
 @benchmark.command()

@@ -33,10 +33,41 @@ def _quality(report: dict[str, Any]) -> str:
     first = next(iter(report["sets"].values()))
     methods = [key for key in first if key != "pictures"]
     rows = (
-        [name, *(f"{f[m]['psnr_db']:.2f} / {f[m]['ssim']:.4f}" for m in methods)]
-        for name, f in report["sets"].items()
+        [name, *(_figures(f[method]) for method in methods)] for name, f in report["sets"].items()
     )
     return _markdown(["set", *methods], rows)
+
+
+def _figures(figures: dict[str, float]) -> str:
+    """PSNR in dB / SSIM, and the perceptual distance where it was measured."""
+    texts = [f"{figures['psnr_db']:.2f}", f"{figures['ssim']:.4f}"]
+    return " / ".join([*texts, f"{figures['lpips']:.4f}"] if "lpips" in figures else texts)
+
+
+def _compressed(report: dict[str, Any]) -> str:
+    sources = report["sources"]
+    methods = list(next(iter(sources.values()))["compressed"])
+    labels = {"uncompressed": "uncompressed", "compressed": f"x264 crf {report['codec']['crf']}"}
+    rows = (
+        [f"{name}, {label}", *(_figures(source[kind][method]) for method in methods)]
+        for name, source in sources.items()
+        for kind, label in labels.items()
+    )
+    return _markdown(["source", *methods], rows)
+
+
+def _runs(report: dict[str, Any]) -> str:
+    ours, reported = (
+        _markdown(
+            ["Method", "Data", "Epoch", "PSNR"],
+            (
+                [row["method"], row["data"], f"{round(row['epoch'], 1):g}", f"{row['psnr_db']:.2f}"]
+                for row in report[key]
+            ),
+        )
+        for key in ("rows", "reported")
+    )
+    return f"{ours}\n\nThe original report, for comparison:\n\n{reported}"
 
 
 def _parity(report: dict[str, Any]) -> str:
@@ -62,6 +93,8 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "latency": _latency,
     "quality": _quality,
     "parity": _parity,
+    "compressed": _compressed,
+    "runs": _runs,
 }
 
 

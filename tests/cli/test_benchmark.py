@@ -5,8 +5,11 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from video_clips import make_clip, picture
 
+from srtrt.benchmarks.thirdparty import ThirdPartyGenerator
 from srtrt.cli import main
 from srtrt.export.parity import read_pictures
 
@@ -14,8 +17,8 @@ from srtrt.export.parity import read_pictures
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    for index, picture in enumerate(read_pictures()[:2]):
-        cv2.imwrite(str(folder / f"{index}.png"), picture[..., ::-1])
+    for index, photo in enumerate(read_pictures()[:2]):
+        cv2.imwrite(str(folder / f"{index}.png"), photo[..., ::-1])
     return folder
 
 
@@ -45,6 +48,172 @@ def test_quality_sets_the_model_beside_bicubic(photos: Path) -> None:
     assert figures["srresnet"]["psnr_db"] > figures["bicubic"]["psnr_db"]
 
 
+@pytest.fixture(scope="module")
+def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the known third-party shape, with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("others") / "others.pth"
+    torch.save(ThirdPartyGenerator().state_dict(), path)
+    return path
+
+
+def test_quality_of_several_models(
+    photos: Path, tiny_checkpoint: Path, tiny_graphs: dict[str, Path], third_party: Path
+) -> None:
+    graph = tiny_graphs["rgb8-fp32"]
+    models = [option for m in (tiny_checkpoint, graph, third_party) for option in ("--model", m)]
+    result = benchmark("quality", *models, "--data", photos)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["engines"] == {
+        "tiny": "torch-eager-fp32",
+        graph.stem: "onnxruntime-fp32",
+        "others": "torch-third-party",
+    }
+    assert report["models"] == ["tiny", graph.stem, "others"]
+    (figures,) = report["sets"].values()
+    assert set(figures) == {"pictures", "bicubic", "tiny", graph.stem, "others"}
+    # The graph computes what the checkpoint computes.
+    assert figures["tiny"]["psnr_db"] == pytest.approx(figures[graph.stem]["psnr_db"], abs=0.01)
+    assert figures["others"]["psnr_db"] < figures["bicubic"]["psnr_db"]
+
+
+def test_models_of_one_name_are_told_apart(photos: Path, tiny_checkpoint: Path) -> None:
+    twin = photos.parent / "tiny.safetensors"
+    twin.write_bytes(tiny_checkpoint.read_bytes())
+    result = benchmark("quality", "--model", tiny_checkpoint, "--model", twin, "--data", photos)
+    assert json.loads(result.stdout)["models"] == [str(tiny_checkpoint), str(twin)]
+
+
+def test_quality_of_a_published_checkpoint(shared: Path) -> None:
+    model = shared / "checkpoints" / "srgan-5x64-x4-leftthomas.pth"
+    result = benchmark("quality", "--model", model, "--data", shared / "bench" / "Set5")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["model"] == model.stem
+    assert report["sets"]["Set5"][model.stem]["psnr_db"] == pytest.approx(30.66, abs=0.01)
+
+
+def test_quality_with_lpips(photos: Path, shared: Path) -> None:
+    result = benchmark(
+        "quality", "--data", photos, "--lpips", shared / "perceptual", "--engine", "openvino-fp32"
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    (figures,) = report["sets"].values()
+    assert 0 < figures["srresnet"]["lpips"] < figures["bicubic"]["lpips"]
+    assert "comparable only" in report["lpips"]
+
+
+def write_run(
+    folder: Path, *, upsampler: str = "nearest", dataset: str = "DF2K", log: str | None = None
+) -> Path:
+    """A finished run of 500 epochs, validated at every hundredth."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"generator:\n  upsampler: {upsampler}\n  blocks: 16\n")
+    (folder / "manifest.json").write_text(json.dumps({"dataset": dataset}))
+    lines = [{"step": 1, "loss": 0.5, "epoch": 0.1}]
+    lines += [
+        {"step": 10 * e, "epoch": e - 0.01, "psnr": 20 + e / 100} for e in range(100, 501, 100)
+    ]
+    (folder / "log.jsonl").write_text(
+        log if log is not None else "".join(f"{json.dumps(line)}\n" for line in lines)
+    )
+    return folder
+
+
+def test_runs_make_the_table_of_the_report(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a", upsampler="pixelshuffle", dataset="DIV2K")
+    second = write_run(tmp_path / "b")
+    out = tmp_path / "runs.json"
+    result = benchmark("quality", "--runs", first, "--runs", second, "--out", out)
+    assert result.exit_code == 0, result.output
+    ours, reported = result.stdout.split("The original report")
+    assert ours.strip().splitlines() == [
+        "| Method | Data | Epoch | PSNR |",
+        "|---|---|---|---|",
+        "| Pixel Shuffler | DIV2K | 500 | 25.00 |",
+        "| Upsampling | DF2K | 500 | 25.00 |",
+    ]
+    assert "| Pixel Shuffler | DF2K | 500 | 26.90 |" in reported
+    assert "| Upsampling | Flickr2K | 500 | 25.40 |" in reported
+    assert [row["psnr_db"] for row in json.loads(out.read_text())["rows"]] == [25.0, 25.0]
+
+
+def test_runs_at_chosen_epochs(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    result = benchmark("quality", "--runs", run, "--epochs", "100", "--epochs", "300")
+    assert (
+        "| Upsampling | DF2K | 100 | 21.00 |\n| Upsampling | DF2K | 300 | 23.00 |" in result.stdout
+    )
+    assert "500 | 25.00" not in result.stdout.split("The original")[0]
+
+
+def test_of_a_step_validated_twice_the_later_counts(tmp_path: Path) -> None:
+    line = '{"step": 10, "epoch": 1.0, "psnr": %s}\n'
+    log = line % 20.0 + line % 21.0 + '{"step": 20, "ep'
+    result = benchmark("quality", "--runs", write_run(tmp_path / "a", log=log))
+    assert "| Upsampling | DF2K | 1 | 21.00 |" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"upsampler": "abacus"}, "generator.upsampler is 'abacus'"),
+        ({"dataset": ""}, "'dataset' is ''"),
+        ({"log": '{"step": 1, "loss": 2}\n'}, "holds no validation"),
+        ({"log": 'oops\n{"step": 1}\n'}, "log.jsonl, line 1"),
+        ({"log": '{"step": 1, "epoch": 1, "psnr": "high"}\n'}, "'psnr' is 'high'"),
+        ({"log": '{"step": 1, "epoch": 3, "psnr": 20}\n'}, "the nearest is 3"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    run = write_run(tmp_path / "a", **changes)
+    result = benchmark("quality", "--runs", run, "--epochs", "500")
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_compressed_video_costs_quality(
+    photos: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    clip = make_clip(
+        tmp_path / "clip.mkv", size=(128, 96), pictures=[picture(i, 128, 96) for i in range(8)]
+    )
+    arguments = ["--data", photos, "--clip", clip, "--frames", 2, "--model", "srresnet"]
+    out = tmp_path / "compressed.json"
+    result = benchmark(
+        "compressed", *arguments, "--model", tiny_checkpoint, "--pictures", 1, "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    assert report["codec"]["crf"] == 28
+    assert report["engines"] == {"srresnet": "openvino-fp32", "tiny": "torch-fp32"}
+    assert set(report["sources"]) == {"panned pictures", "clips"}
+    for source in report["sources"].values():
+        assert (source["clips"], source["frames"]) == (1, 2)
+        for name in ("bicubic", "srresnet", "tiny"):
+            lossy, clean = source["compressed"][name], source["uncompressed"][name]
+            assert lossy["psnr_db"] < clean["psnr_db"]
+            assert 0 < lossy["ssim"] < clean["ssim"]
+    panned = report["sources"]["panned pictures"]
+    assert (
+        panned["uncompressed"]["srresnet"]["psnr_db"] > panned["uncompressed"]["bicubic"]["psnr_db"]
+    )
+
+
+def test_compression_that_loses_little_measures_little(photos: Path, tmp_path: Path) -> None:
+    """The colours survive the way to yuv420p and back; only the codec is measured."""
+    figures = {}
+    for crf in (1, 40):
+        result = benchmark("compressed", "--data", photos, "--frames", 2, "--crf", crf)
+        source = json.loads(result.stdout)["sources"]["panned pictures"]
+        figures[crf] = [source[k]["bicubic"]["psnr_db"] for k in ("uncompressed", "compressed")]
+    assert figures[1][0] == figures[40][0]
+    assert figures[1][0] - figures[1][1] < 0.1
+    assert figures[40][0] - figures[40][1] > 0.5
+
+
 def test_parity_of_the_bundled_model(photos: Path) -> None:
     result = benchmark(
         "parity", "--data", photos, "--engine", "onnxruntime-fp32", "--engine", "graph-fp16"
@@ -62,9 +231,41 @@ def test_parity_of_the_bundled_model(photos: Path) -> None:
         (["latency", "--engine", "abacus"], "engine 'abacus' is unknown"),
         (["latency", "--size", "big"], "--size 'big'"),
         (["quality", "--data", "absent"], "no such folder"),
+        (["quality"], "give --data DIR"),
+        (["quality", "--data", ".", "--epochs", "5"], "--epochs belongs to --runs"),
+        (["quality", "--runs", ".", "--data", "."], "leave --data out"),
+        (["quality", "--runs", ".", "--model", "srresnet"], "leave --model out"),
+        (["quality", "--runs", "absent"], "absent: no such folder"),
+        (["quality", "--runs", "."], "a training run holds config.yaml"),
+        (["quality", "--data", ".", "--model", "absent.pth"], "absent.pth: no such checkpoint"),
+        (["quality", "--data", ".", "--lpips", "absent"], "LPIPS expects"),
+        (["compressed"], "give --data DIR, --clip VIDEO, or both"),
+        (["compressed", "--clip", "absent.mp4"], "absent.mp4: no such video"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments: list[str], message: str) -> None:
     result = benchmark(*arguments)
     assert result.exit_code in (1, 2)
     assert message in result.output
+
+
+def test_foreign_pth_files_are_refused(photos: Path, third_party: Path) -> None:
+    state = torch.load(third_party, weights_only=True)
+    del state["block4.conv1.weight"]
+    broken, noise = photos.parent / "broken.pth", photos.parent / "noise.pth"
+    torch.save(state, broken)
+    noise.write_bytes(b"not a checkpoint")
+    for path, message in (
+        (broken, "tensor 'block4.conv1.weight' is missing"),
+        (noise, "not a PyTorch file"),
+    ):
+        result = benchmark("quality", "--model", path, "--data", photos)
+        assert result.exit_code == 1
+        assert message in result.output
+
+
+def test_pictures_too_small_to_pan_are_named(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "stamp.png"), picture(0, 80, 80))
+    result = benchmark("compressed", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert "stamp.png: a picture of 80x80 pixels is too small" in result.output
