@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from support import REPOSITORY, lively_generator
 
+from srtrt.export.parity import read_pictures
 from srtrt.networks.checkpoint import generator_state, make_spec, save_checkpoint
 from srtrt.networks.generator import GeneratorConfig
 
@@ -19,6 +21,36 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("SRTRT_REQUIRE_GPU") == "1":
         pytest.fail("SRTRT_REQUIRE_GPU=1, but PyTorch sees no CUDA device", pytrace=False)
     pytest.skip("needs an NVIDIA GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps the user's caches out of the tests, and the tests' out of the user's."""
+    os.environ["SRTRT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures that come with srtrt, as a folder of PNG files to train on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, picture in enumerate(read_pictures()):
+        cv2.imwrite(str(folder / f"{index}.png"), picture[..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict in torchvision's layout up to block1_conv2, with random weights."""
+    torch.manual_seed(5)
+    state = {
+        "features.0.weight": 0.2 * torch.randn(64, 3, 3, 3),
+        "features.0.bias": torch.zeros(64),
+        "features.2.weight": 0.05 * torch.randn(64, 64, 3, 3),
+        "features.2.bias": torch.zeros(64),
+    }
+    path = tmp_path_factory.mktemp("vgg") / "vgg.pth"
+    torch.save(state, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -13,85 +13,179 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.live import Live
 
 from srtrt.errors import MissingPackageError, UsageError
-from srtrt.train.config import PsnrConfig
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
+
+    from srtrt.train.config import TrainConfig
+    from srtrt.train.loop import Progress
+    from srtrt.train.pictures import Pictures
 
 
 @click.command()
-@click.option("--data", multiple=True, required=True, help="Folder of HR images; may be repeated.")
+@click.option(
+    "--preset", default=None, metavar="NAME", help="psnr (default), gan, video, fast or report."
+)
+@click.option("--config", default=None, metavar="FILE", help="Settings as YAML, in place of one.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting: data.batch=8."
+)
+@click.option("--data", multiple=True, help="Folder of HR images, DIV2K, Flickr2K; repeatable.")
 @click.option("--val", multiple=True, help="Folder of HR images for validation PSNR.")
 @click.option("--out", default="run", show_default=True, help="Run folder.")
 @click.option("--name", default="generator", show_default=True, help="Name of the model.")
-@click.option("--init", default=None, help="Checkpoint to start from.")
+@click.option("--init", default=None, help="Checkpoint or bundled model to start from.")
+@click.option("--vgg", default=None, metavar="FILE", help="VGG19 weights; default: download.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out exactly.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting, e.g. batch=8."
-)
 def train(
+    preset: str | None,
+    config: str | None,
+    settings: tuple[str, ...],
     data: tuple[str, ...],
     val: tuple[str, ...],
     out: str,
     name: str,
     init: str | None,
+    vgg: str | None,
     device: str,
     resume: bool,
     quiet: bool,
-    settings: tuple[str, ...],
 ) -> None:
-    """Train the generator alone against a pixel loss (PSNR-oriented stage).
+    """Train a generator, alone or against a discriminator.
 
     The run folder gets generator.safetensors (the averaged weights, ready for `srtrt export`),
-    state.safetensors (to resume from), config.json and log.jsonl.
+    best.safetensors, states to resume from, config.yaml, manifest.json, log.jsonl, plots, sample
+    grids and TensorBoard files. Several processes: torchrun --nproc-per-node N -m srtrt.cli train.
     """
     try:
-        from srtrt.datasets import list_images
-        from srtrt.train.loop import STATE, Progress, PsnrTrainer
+        from srtrt.train.distributed import World
+        from srtrt.train.loop import Trainer
+        from srtrt.train.pictures import Pictures
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", "train", "`srtrt train`") from error
 
     folder = Path(out)
-    if not resume and (folder / STATE).exists():
+    chosen = _settings(folder, preset, config, settings, resume=resume)
+    if not data:
+        raise UsageError("--data is missing: name the folder of HR images to train on.")
+    where = _device(device)
+    world = World.join(where)
+    console = Console(stderr=True, quiet=quiet or not world.first, highlight=False)
+    try:
+        pictures = Pictures.open([Path(d) for d in data], chosen)
+        _introduce(console, pictures)
+        trainer = Trainer(
+            chosen,
+            pictures,
+            folder,
+            name=name,
+            validation_files=_validation_files(val),
+            device=where,
+            init=_checkpoint(init),
+            content=_content(chosen, vgg),
+            world=world,
+        )
+        if resume:
+            trainer.resume()
+        with _stop_request() as should_stop, _progress_line(console) as show:
+            result = trainer.run(on_progress=show, should_stop=should_stop)
+    finally:
+        world.leave()
+    if not result.finished:
+        console.print(f"stopped after step {result.steps}; continue with --resume")
+        raise KeyboardInterrupt
+    if world.first:
+        psnr = "" if result.psnr is None else f", PSNR {result.psnr:.2f} dB"
+        click.echo(f"{result.checkpoint} ({result.steps} steps{psnr})", file=sys.stdout)
+
+
+def _settings(
+    folder: Path,
+    preset: str | None,
+    config: str | None,
+    settings: tuple[str, ...],
+    *,
+    resume: bool,
+) -> TrainConfig:
+    """The settings of the run: those it was started with when it is resumed."""
+    from srtrt.train import config as configs
+    from srtrt.train.run_folder import CONFIG, RunFolder
+
+    if preset is not None and config is not None:
+        raise UsageError("--preset and --config are two sources of settings; give one of them.")
+    started = bool(RunFolder(folder).states())
+    if started and not resume:
         raise UsageError(
             f"{folder} holds an earlier run; continue it with --resume or choose another --out."
         )
-    config = PsnrConfig().with_settings(settings)
-    trainer = PsnrTrainer(
-        config,
-        list_images([Path(d) for d in data]),
-        folder,
-        name=name,
-        validation_files=list_images([Path(d) for d in val]) if val else (),
-        device=_device(device),
-        init=Path(init) if init else None,
+    if config is not None:
+        chosen = configs.read_config(Path(config))
+    elif preset is None and started:
+        chosen = configs.read_config(folder / CONFIG)
+    else:
+        chosen = configs.preset(preset or "psnr")
+    return chosen.with_settings(settings)
+
+
+def _validation_files(folders: tuple[str, ...]) -> tuple[Path, ...]:
+    from srtrt.train.layouts import find_pictures
+
+    if not folders:
+        return ()
+    return find_pictures([Path(f) for f in folders], split="valid").files
+
+
+def _checkpoint(init: str | None) -> Path | None:
+    from srtrt.weights import bundled_checkpoint
+
+    if init is None:
+        return None
+    return bundled_checkpoint(init) or Path(init)
+
+
+def _content(config: TrainConfig, vgg: str | None) -> nn.Module | None:
+    from srtrt.networks.vgg import load_vgg
+
+    if config.loss.content_weight == 0:
+        return None
+    return load_vgg(Path(vgg) if vgg else None, config.loss.content_layer)
+
+
+def _introduce(console: Console, pictures: Pictures) -> None:
+    dataset, cache = pictures.dataset, pictures.cache
+    console.print(f"{dataset.name}: {len(cache.files)} pictures", soft_wrap=True)
+    for path, reason in cache.skipped:
+        console.print(f"skipped {path}: {reason}", soft_wrap=True)
+    if cache.skipped:
+        console.print(f"{len(cache.skipped)} pictures skipped")
+    if cache.rebuilt_because:
+        console.print(f"note: {cache.rebuilt_because}", soft_wrap=True)
+
+
+@contextmanager
+def _progress_line(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """One live line on a terminal; a line for each report elsewhere."""
+    if not console.is_terminal:
+        yield lambda progress: console.print(_progress_text(progress), soft_wrap=True)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda progress: live.update(_progress_text(progress), refresh=True)
+
+
+def _progress_text(progress: Progress) -> str:
+    losses = "  ".join(f"{name} {value:.5f}" for name, value in progress.losses.items())
+    psnr = "" if progress.psnr is None else f"  PSNR {progress.psnr:.2f} dB"
+    eta = timedelta(seconds=round(progress.eta_seconds))
+    return (
+        f"step {progress.step}/{progress.steps}  epoch {progress.epoch:.1f}  {losses}{psnr}  "
+        f"{1 / progress.seconds_per_step:.2f} steps/s  ETA {eta}"
     )
-    console = Console(stderr=True)
-    for path, reason in trainer.pool.skipped:
-        console.print(f"skipped {path}: {reason}", highlight=False)
-    if resume:
-        trainer.resume()
-
-    def show(progress: Progress) -> None:
-        psnr = "" if progress.psnr is None else f"  PSNR {progress.psnr:.2f} dB"
-        eta = timedelta(seconds=round(progress.eta_seconds))
-        text = (
-            f"step {progress.step}/{progress.steps}  loss {progress.loss:.5f}{psnr}  "
-            f"{1 / progress.seconds_per_step:.2f} steps/s  ETA {eta}"
-        )
-        console.print(text, highlight=False)
-
-    with _stop_request() as should_stop:
-        result = trainer.run(on_progress=None if quiet else show, should_stop=should_stop)
-        if result.steps < config.steps:
-            console.print(f"stopped after step {result.steps}; continue with --resume")
-            raise KeyboardInterrupt
-    psnr = "" if result.psnr is None else f", PSNR {result.psnr:.2f} dB"
-    click.echo(f"{result.checkpoint} ({result.steps} steps{psnr})", file=sys.stdout)
 
 
 @contextmanager
@@ -113,15 +207,20 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _device(text: str) -> torch.device | None:
+def _device(text: str) -> torch.device:
+    """The device of this process: its own GPU where torchrun started several."""
+    import os
+
     import torch
 
     if text == "auto":
-        return None
+        text = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(text)
     except RuntimeError as error:
         raise UsageError(f"--device {text!r}: expected auto, cpu or cuda:N.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {text}: PyTorch sees no CUDA device here; use --device cpu.")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device

@@ -1,22 +1,34 @@
-"""Training pictures held as uint8, and batches of patches cut from them."""
+"""Batches of LR and HR patches, made on the computing device from cached pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
-import psutil
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from srtrt.datasets import read_rgb8
-from srtrt.errors import InputError, TrainingError
 from srtrt.resample import bicubic_matrix
+from srtrt.train import degrade
+from srtrt.train.cache import PictureCache
+from srtrt.train.config import DataConfig
 
-MARGIN = 2
-"""LR pixels kept around a patch while it is shrunk: the reach of the bicubic kernel, so that the
-border of a patch is made from real neighbours."""
+_KERNEL_REACH = 2
+"""LR pixels that the bicubic kernel reaches beyond the LR pixel it makes."""
+
+_RESCALE_REACH = 1
+"""LR pixels at the rim of a rescaled crop that its own reflected border may have touched."""
+
+_SCALES = 5
+"""Different reductions of HR, from none to data.rescale."""
+
+_GPU_SHARE = 0.5
+"""Largest part of the free GPU memory that the pictures may take."""
 
 
 @dataclass(frozen=True)
@@ -26,101 +38,212 @@ class Batch:
     lr: Tensor
     hr: Tensor
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch cut into ``count`` parts of equal size."""
+        return [
+            Batch(lr, hr) for lr, hr in zip(self.lr.chunk(count), self.hr.chunk(count), strict=True)
+        ]
 
-class PatchPool:
-    """All pictures as one flat uint8 tensor on the computing device, and batches out of it.
 
-    A batch is a pure function of (seed, step): crops, flips, rotations and the antialiased
-    bicubic LR are made there for all patches at once, so a resumed run sees the same patches.
+class Batches(Protocol):
+    """Where batches come from. A batch is a pure function of the seed and the step."""
 
-    Attributes:
-        skipped: files left out, with the reason.
-        names: files in use.
+    steps_per_epoch: int
+
+    def sample(self, step: int) -> Batch:
+        """The batch of one step; always the same for the same step."""
+
+
+def margin(config: DataConfig) -> int:
+    """LR pixels cut around a patch, so that no border of it is made from invented neighbours."""
+    if config.degradation == "video":
+        return degrade.MARGIN  # has a pixel to spare
+    return _KERNEL_REACH + (_RESCALE_REACH if config.rescale < 1 else 0)
+
+
+def least_side(config: DataConfig) -> int:
+    """The shortest side, in HR pixels, of a picture that patches can be cut from."""
+    return 4 * (config.patch + 2 * margin(config))
+
+
+class PatchBatches:
+    """Random crops of full pictures, flipped, rotated, rescaled and recoloured.
+
+    The pictures move to the GPU where they fit; crops, their changes and the LR are made there
+    for all patches of a batch at once.
     """
 
     def __init__(
         self,
-        files: Sequence[Path],
+        cache: PictureCache,
+        config: DataConfig,
         *,
-        patch: int,
-        batch: int,
         seed: int,
         device: torch.device,
-        recolour: float = 0.0,
+        degradation: degrade.Degradation | None = None,
+        share: slice = slice(None),
     ) -> None:
-        """Reads the pictures.
+        """Prepares sampling.
 
-        Raises:
-            TrainingError: if none is large enough, or they do not fit into memory.
+        Args:
+            cache: the pictures, each at least :func:`least_side` pixels.
+            config: what a batch is made of.
+            seed: of every crop.
+            device: where batches are made and live.
+            degradation: makes LR of HR; antialiased bicubic by default.
+            share: which patches of each batch this process makes.
         """
-        self.patch, self.batch, self.seed, self.device = patch, batch, seed, device
-        self.recolour = recolour
-        self.crop = 4 * (patch + 2 * MARGIN)
-        self.skipped: list[tuple[Path, str]] = []
-        self.names: list[Path] = []
-        pixels: list[Tensor] = []
-        shapes: list[tuple[int, int]] = []
-        for path in files:
-            try:
-                image = read_rgb8(path)
-            except InputError as error:
-                self.skipped.append((path, str(error).removeprefix(f"{path}: ")))
-                continue
-            if min(image.shape[:2]) < self.crop:
-                size = f"{image.shape[1]}x{image.shape[0]}"
-                self.skipped.append((path, f"{size} is below {self.crop}x{self.crop}"))
-                continue
-            self._check_memory(path, sum(p.numel() for p in pixels) + image.size)
-            pixels.append(torch.tensor(image).flatten())
-            shapes.append((image.shape[0], image.shape[1]))
-            self.names.append(path)
-        if not pixels:
-            reason = f" The first: {self.skipped[0][0]}: {self.skipped[0][1]}." if files else ""
-            raise TrainingError(f"none of {len(files)} images can be used for training.{reason}")
-        lengths = torch.tensor([0] + [p.numel() for p in pixels[:-1]])
-        self._offsets = lengths.cumsum(0).to(device)
-        self._pixels = torch.cat(pixels).to(device)
-        self._heights, self._widths = (t.to(device) for t in torch.tensor(shapes).unbind(1))
-        side = patch + 2 * MARGIN
-        shrink = bicubic_matrix(4 * side, side)[MARGIN:-MARGIN]
-        self._shrink = torch.tensor(shrink, dtype=torch.float32, device=device)
-
-    @staticmethod
-    def _check_memory(path: Path, needed: int) -> None:
-        if 2 * needed > psutil.virtual_memory().total:
-            raise TrainingError(
-                f"the pictures up to {path} take {needed / 1e9:.1f} GB as uint8, too much for this "
-                "machine's memory; train on fewer or smaller pictures."
-            )
+        self.config, self.seed, self.device, self.share = config, seed, device, share
+        self.steps_per_epoch = -(-len(cache.files) // config.batch)
+        self._margin = margin(config)
+        self._crop = least_side(config)
+        home = _home(cache.pixels, device)
+        self._pixels = cache.pixels.to(home)
+        self._offsets, self._heights, self._widths = (
+            t.to(home) for t in (cache.offsets, cache.heights, cache.widths)
+        )
+        shorter = torch.minimum(self._heights, self._widths)
+        scales = np.linspace(1, config.rescale, _SCALES)
+        sides = sorted({round(self._crop / scale) for scale in scales})
+        # A side that no picture has is never drawn.
+        self._sides = [s for s in sides if bool((shorter >= s).any())]
+        self._eligible = [(shorter >= side).nonzero().flatten() for side in self._sides]
+        self._reduce = [_matrix(side, self._crop, device) for side in self._sides]
+        self._degradation = degradation
+        side = config.patch + 2 * self._margin
+        self._shrink = _matrix(4 * side, side, device)[self._margin : -self._margin]
 
     def sample(self, step: int) -> Batch:
         """The batch of one step; always the same for the same step."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        picks = torch.rand(6, self.batch, generator=generator).to(self.device)
-        ranges = torch.rand(7, self.batch, generator=generator).to(self.device)
-        which = (picks[0] * len(self._offsets)).long()
+        draws = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        size = self._draw_size(draws)
+        picks = torch.rand(6, self.config.batch, generator=draws)[:, self.share]
+        ranges = torch.rand(7, self.config.batch, generator=draws)[:, self.share]
+        crops = self._crops(picks.to(self._pixels.device), size).to(self.device)
+        hr = crops.float()
+        if size > 0:
+            hr = (self._reduce[size] @ hr @ self._reduce[size].T).round().clamp(0, 255)
+        hr = self._recoloured(hr, ranges.to(self.device))
+        edge = 4 * self._margin
+        return Batch(lr=self._low(hr, step) / 255, hr=hr[:, :, edge:-edge, edge:-edge] / 255)
+
+    def _draw_size(self, draws: torch.Generator) -> int:
+        """Half of the batches are not rescaled; the others take each reduction equally often."""
+        first, second = torch.rand(2, generator=draws).tolist()
+        reductions = len(self._sides) - 1
+        return 0 if first < 0.5 else min(1 + int(second * reductions), reductions)
+
+    def _crops(self, picks: Tensor, size: int) -> Tensor:
+        """uint8 ``[N, 3, S, S]`` cut, flipped and transposed as ``picks`` ``[6, N]`` say."""
+        side, eligible = self._sides[size], self._eligible[size]
+        which = eligible[(picks[0] * len(eligible)).long()]
         heights, widths = self._heights[which], self._widths[which]
-        top = (picks[1] * (heights - self.crop + 1)).long()
-        left = (picks[2] * (widths - self.crop + 1)).long()
+        top = (picks[1] * (heights - side + 1)).long()
+        left = (picks[2] * (widths - side + 1)).long()
         flip_rows, flip_columns, transpose = (p[:, None, None] < 0.5 for p in picks[3:])
-        line = torch.arange(self.crop, device=self.device)
+        line = torch.arange(side, device=picks.device)
         rows, columns = line[None, :, None], line[None, None, :]
-        rows = torch.where(flip_rows, self.crop - 1 - rows, rows)
-        columns = torch.where(flip_columns, self.crop - 1 - columns, columns)
+        rows = torch.where(flip_rows, side - 1 - rows, rows)
+        columns = torch.where(flip_columns, side - 1 - columns, columns)
         rows = torch.where(transpose, rows.mT, rows)
         columns = torch.where(transpose, columns.mT, columns)
         pixel = (top[:, None, None] + rows) * widths[:, None, None] + left[:, None, None] + columns
         index = self._offsets[which][:, None, None] + 3 * pixel
-        channel = torch.arange(3, device=self.device)[None, :, None, None]
-        hr = self._recoloured(self._pixels[index[:, None] + channel].float(), ranges)
-        lr = (self._shrink @ hr @ self._shrink.T).round().clamp(0, 255)
-        edge = 4 * MARGIN
-        return Batch(lr=lr / 255, hr=hr[:, :, edge:-edge, edge:-edge] / 255)
+        channel = torch.arange(3, device=picks.device)[None, :, None, None]
+        return self._pixels[index[:, None] + channel]
+
+    def _low(self, hr: Tensor, step: int) -> Tensor:
+        if self._degradation is not None:
+            return self._degradation(hr, self.seed * 1_000_003 + step)
+        return (self._shrink @ hr @ self._shrink.T).round().clamp(0, 255)
 
     def _recoloured(self, hr: Tensor, ranges: Tensor) -> Tensor:
         """Maps 0..255 of every channel to a random range, in a share of the patches."""
-        chosen = (ranges[0] < self.recolour)[:, None]
+        chosen = (ranges[0] < self.config.recolour)[:, None]
         low = torch.where(chosen, 255 * ranges[1:4].T, 0)
         high = torch.where(chosen, 255 * ranges[4:7].T, 255)
         gain = (high - low) / 255
         return (hr * gain[:, :, None, None] + low[:, :, None, None]).round()
+
+
+class WholeBatches:
+    """Whole pictures squeezed to a square, in shuffled epochs: the data of the report.
+
+    HR is the picture resized to 4P x 4P with OpenCV's bicubic, LR is HR resized to P x P the same
+    way; neither is antialiased, and the aspect ratio is not kept.
+    """
+
+    def __init__(
+        self,
+        cache: PictureCache,
+        config: DataConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        share: slice = slice(None),
+    ) -> None:
+        """Prepares sampling from a cache whose pictures are 4P x 4P; see PatchBatches."""
+        self.config, self.seed, self.device, self.share = config, seed, device, share
+        self.steps_per_epoch = -(-len(cache.files) // config.batch)
+        side = 4 * config.patch
+        hr = cache.pixels.reshape(-1, side, side, 3)
+        lr = np.stack([squeeze(picture.numpy(), config.patch) for picture in hr])
+        home = _home(cache.pixels, device)
+        self._hr, self._lr = hr.to(home), torch.from_numpy(lr).to(home)
+
+    def sample(self, step: int) -> Batch:
+        """The batch of one step; the last one of an epoch is filled up from its start."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        draws = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self._hr), generator=draws)
+        places = position * self.config.batch + torch.arange(self.config.batch)[self.share]
+        which = order[places % len(order)].to(self._hr.device)
+        lr, hr = (_to_float(t[which].to(self.device)) for t in (self._lr, self._hr))
+        return Batch(lr=lr, hr=hr)
+
+
+class Ahead:
+    """Makes the next batches in a thread while the device computes; the batches are the same."""
+
+    def __init__(self, batches: Batches, depth: int = 2) -> None:
+        self.steps_per_epoch = batches.steps_per_epoch
+        self._make: Callable[[int], Batch] = batches.sample
+        self._depth = depth
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._coming: dict[int, Future[Batch]] = {}
+
+    def sample(self, step: int) -> Batch:
+        """The batch of one step, usually made already."""
+        for wanted in range(step, step + 1 + self._depth):
+            if wanted not in self._coming:
+                self._coming[wanted] = self._pool.submit(self._make, wanted)
+        for stale in [s for s in self._coming if s < step]:
+            del self._coming[stale]
+        return self._coming.pop(step).result()
+
+    def close(self) -> None:
+        """Stops the thread; batches not asked for are dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def squeeze(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture ``[H, W, 3]`` resized to ``side`` square with OpenCV's bicubic, as the report."""
+    resized = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def _to_float(pictures: Tensor) -> Tensor:
+    """uint8 ``[N, H, W, 3]`` to float32 ``[N, 3, H, W]`` in 0..1."""
+    return pictures.permute(0, 3, 1, 2).float() / 255
+
+
+def _home(pixels: Tensor, device: torch.device) -> torch.device:
+    """The GPU if all pictures fit into its free memory, else the host."""
+    if device.type != "cuda":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if pixels.numel() < _GPU_SHARE * free else torch.device("cpu")
+
+
+def _matrix(in_size: int, out_size: int, device: torch.device) -> Tensor:
+    return torch.tensor(bicubic_matrix(in_size, out_size), dtype=torch.float32, device=device)

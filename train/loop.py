@@ -1,8 +1,4 @@
-"""The PSNR-oriented stage: the generator alone, against a pixel loss.
-
-An adversarial stage would sit beside this file with its own configuration and step, and share
-:mod:`srtrt.train.data`, :mod:`srtrt.train.state` and :mod:`srtrt.train.validate` with it.
-"""
+"""A training run from its first update to its last, resumable at every saved state."""
 
 from __future__ import annotations
 
@@ -13,13 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch import nn
 
 from srtrt.errors import TrainingError
-from srtrt.files import replace_when_complete
 from srtrt.networks.checkpoint import (
     generator_state,
     load_checkpoint,
@@ -29,15 +25,24 @@ from srtrt.networks.checkpoint import (
 )
 from srtrt.networks.generator import Generator
 from srtrt.networks.initialise import initialise_as_interpolation
-from srtrt.networks.rewrites import forward_with_folded_tail
-from srtrt.train.config import PsnrConfig
-from srtrt.train.data import Batch, PatchPool
-from srtrt.train.state import Average, load_state, read_facts, save_state
-from srtrt.train.validate import Validation
+from srtrt.train.config import TrainConfig
+from srtrt.train.data import Batches
+from srtrt.train.distributed import World
+from srtrt.train.looking import RunView
+from srtrt.train.pictures import Pictures
+from srtrt.train.run_folder import BEST, CHECKPOINT, LOG, RunFolder
+from srtrt.train.state import Average, TrainingState
+from srtrt.train.update import Losses, Update, build_discriminator, learning_rate
+from srtrt.train.validate import Pair, Validation, picture_pairs
 
-CHECKPOINT = "generator.safetensors"
-STATE = "state.safetensors"
-LOG = "log.jsonl"
+MANIFEST_KEY = "srtrt.data_manifest"
+"""Metadata key of a checkpoint under which the manifest of its pictures is stored as JSON."""
+
+_SAMPLES = 6
+"""Pictures shown in a sample grid."""
+
+_RECENT, _ENOUGH = 50, 5
+"""Logged losses whose median is the usual value, and how many of them say anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +53,14 @@ class Progress:
     """Updates done so far."""
     steps: int
     """Updates in the whole run."""
-    loss: float
-    """Mean pixel loss since the last report."""
+    epoch: float
+    """Passes over the pictures so far."""
+    losses: dict[str, float]
+    """Mean of each loss since the last report; ``generator`` is the weighted sum."""
     seconds_per_step: float
     """Mean time of an update since the last report."""
     psnr: float | None
-    """Validation PSNR in dB of the averaged weights, when just measured."""
+    """Newest validation PSNR in dB of the averaged weights, if there was one."""
 
     @property
     def eta_seconds(self) -> float:
@@ -69,60 +76,79 @@ class TrainingResult:
     """The averaged weights with their spec."""
     steps: int
     """Updates done."""
+    finished: bool
+    """False if it was asked to stop early."""
     psnr: float | None
-    """Validation PSNR in dB of the averaged weights, if there was a validation folder."""
+    """Validation PSNR in dB of the averaged weights, if there were validation pictures."""
 
 
-class PsnrTrainer:
-    """One run of the PSNR-oriented stage, resumable at its saved states."""
+class Trainer:
+    """One run: networks, batches, schedule, and the folder that keeps it."""
 
     def __init__(
         self,
-        config: PsnrConfig,
-        files: Sequence[Path],
+        config: TrainConfig,
+        pictures: Pictures,
         out: Path,
         *,
         name: str = "generator",
         validation_files: Sequence[Path] = (),
         device: torch.device | None = None,
         init: Path | None = None,
+        content: nn.Module | None = None,
+        world: World | None = None,
     ) -> None:
-        """Reads the pictures and builds network and optimiser.
+        """Builds networks and optimisers.
 
         Args:
             config: settings of the run.
-            files: training pictures.
+            pictures: training pictures.
             out: run folder; created if missing.
             name: name of the model in its spec.
-            validation_files: HR pictures for validation PSNR.
+            validation_files: HR pictures for validation PSNR and sample grids.
             device: where to compute; by default CUDA if present, else the CPU.
-            init: checkpoint whose weights the run starts from.
+            init: checkpoint whose generator the run starts from.
+            content: content network; needed if loss.content_weight is above 0.
+            world: the processes that train together; by default this one alone.
 
         Raises:
-            TrainingError: if pictures or ``init`` do not fit.
+            TrainingError: if ``init`` or ``content`` does not fit.
         """
-        self.config, self.out, self.name = config, out, name
+        self.config, self.pictures, self.name = config, pictures, name
+        self.world = world or World()
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.pool = PatchPool(
-            files,
-            patch=config.patch,
-            batch=config.batch,
-            seed=config.seed,
+        if config.loss.content_weight and content is None:
+            raise TrainingError("loss.content_weight is above 0, but there is no content network.")
+        torch.manual_seed(config.run.seed)
+        self.net = self._initial_network(init)
+        self.update = Update(
+            config,
+            self.net,
+            build_discriminator(config),
+            content,
             device=self.device,
-            recolour=config.recolour,
+            world=self.world,
         )
-        self.validation = Validation(validation_files, device=self.device)
-        self.net = self._initial_network(init).to(self.device)
-        # Module.to accepts a memory format, which its annotations leave out.
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = Average(self.net, config.ema_decay)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config.learning_rate)
+        self.average = Average(self.net, config.schedule.ema_decay)
+        self.state = TrainingState(self.update.networks, self.update.optimisers, self.average)
+        share = self.world.share(config.data.batch)
+        self.batches: Batches = pictures.batches(config, device=self.device, share=share)
+        whole = config.data.patch if config.data.mode == "whole" else None
+        files = validation_files if self.world.first else ()
+        self.validation = Validation(
+            picture_pairs(files, whole=whole), device=self.device, rgb=whole is not None
+        )
+        scale = self.batches.steps_per_epoch if config.schedule.unit == "epochs" else 1
+        self._unit = scale
+        self.steps = config.schedule.length * scale
+        self.folder = RunFolder(out)
         self.step = 0
-        out.mkdir(parents=True, exist_ok=True)
+        self._psnr: float | None = None
+        self._best = -math.inf
+        self._recent: list[float] = []
 
     def _initial_network(self, init: Path | None) -> Generator:
-        torch.manual_seed(self.config.seed)
-        net = Generator(self.config.generator())
+        net = Generator(self.config.generator)
         if init is None:
             initialise_as_interpolation(net)
             return net
@@ -130,28 +156,25 @@ class PsnrTrainer:
         if start.config != net.config:
             raise TrainingError(
                 f"{init} holds {start.config}; the settings ask for {net.config}. "
-                "Give the same blocks, features and upsampler with --set."
+                "Give the same generator.blocks, features and upsampler with --set."
             )
         return start
 
     def resume(self) -> None:
-        """Goes back to the run folder's last saved state.
+        """Goes back to the run folder's newest saved state.
 
         Raises:
             TrainingError: if there is none, or it belongs to a run with other settings or data.
         """
-        facts = read_facts(self.out / STATE)
-        for key, value in self._identity().items():
-            if facts.get(key) != value:
-                raise TrainingError(
-                    f"{self.out}: was started with {key}={facts.get(key)}, now it is {value}; "
-                    "resume with the same settings and pictures, or choose a new --out."
-                )
-        load_state(self.out / STATE, self.net, self.optimiser, self.average)
+        facts = self.folder.load_state(self.state, self._identity())
         self.step = int(facts["step"])
+        self._best, self._recent = float(facts["best"]), list(facts["recent"])
+        self._psnr = facts["psnr"]
 
     def _identity(self) -> dict[str, Any]:
-        return {**json.loads(self.config.to_json()), "pictures": len(self.pool.names)}
+        settings = self.config.to_dict()
+        flat = {f"{s}.{k}": v for s, values in settings.items() for k, v in values.items()}
+        return {**flat, "pictures": self.pictures.cache.sha256}
 
     def run(
         self,
@@ -162,110 +185,171 @@ class PsnrTrainer:
         """Trains to the end, or until ``should_stop`` says so between two updates, and saves.
 
         Raises:
-            TrainingError: if the loss is no longer finite; the last saved state stays usable.
+            TrainingError: if the loss is no longer finite or explodes; saved states stay usable.
+            OutputError: if a file cannot be written; saved states stay usable.
         """
-        config = self.config
-        with replace_when_complete(self.out / "config.json") as part:
-            part.write_text(config.to_json() + "\n")
-        losses = torch.zeros((), device=self.device)
-        psnr, since, counted = None, time.perf_counter(), 0
-        last = self.step == config.steps
-        while not last:
-            losses += self._update(self.pool.sample(self.step))
+        view = self._open_folder()
+        try:
+            stopped = self._loop(view, on_progress, should_stop)
+        finally:
+            if view is not None:
+                view.close()
+        return TrainingResult(
+            checkpoint=self.folder.path / CHECKPOINT,
+            steps=self.step,
+            finished=not stopped,
+            psnr=self._psnr,
+        )
+
+    def _open_folder(self) -> RunView | None:
+        if not self.world.first:
+            return None
+        self.folder.start(self.config.to_yaml(), self.pictures.manifest())
+        self.folder.forget_after(self.step)
+        return RunView(self.folder.path, first_step=self.step)
+
+    def _loop(
+        self,
+        view: RunView | None,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool],
+    ) -> bool:
+        sums: Losses = {}
+        counted, since, stopped = 0, time.perf_counter(), False
+        while self.step < self.steps and not stopped:
+            losses = self.update(self.batches.sample(self.step), self.step, self.steps)
+            self.average.update(self.net, self.step)
+            for key, value in losses.items():
+                sums[key] = sums[key] + value if key in sums else value
             self.step += 1
             counted += 1
-            last = self.step == config.steps or should_stop()
-            validated = self._due(config.validate_every) or last
-            if validated or last or self._due(config.log_every):
-                loss = float(losses) / counted
-                seconds = (time.perf_counter() - since) / counted
-                self._check_finite(loss)
-                psnr = self._validate() if validated else None
-                self._report(loss, seconds, psnr, on_progress)
-                losses.zero_()
-                since, counted = time.perf_counter(), 0
-            if self._due(config.save_every) or last:
-                self.save(psnr)
-        return TrainingResult(checkpoint=self.out / CHECKPOINT, steps=self.step, psnr=psnr)
+            run = self.config.run
+            look = any(
+                self._due(n)
+                for n in (run.log_every, run.save_every, run.validate_every, run.sample_every)
+            )
+            # Several processes agree only now and then, because agreeing waits for the devices.
+            if look or self.world.size == 1:
+                stopped = self.world.agree(should_stop())
+            last = stopped or self.step == self.steps
+            if not (look or last):
+                continue
+            # Before anything is saved, so that a state never holds a broken network.
+            means = {k: float(self.world.mean(v / counted)) for k, v in sums.items()}
+            seconds = (time.perf_counter() - since) / counted
+            self._check(means["generator"])
+            if view is not None:
+                self._look(view, means, seconds, last=last, on_progress=on_progress)
+                if last or self._due(run.save_every):
+                    self._save()
+            sums, counted, since = {}, 0, time.perf_counter()
+        return stopped
 
     def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
+        return every > 0 and self.step % (every * self._unit) == 0
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter, 2017)."""
-        config = self.config
-        warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-        return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-
-    def _update(self, batch: Batch) -> torch.Tensor:
-        self.net.train()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        lr = batch.lr.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            output = forward_with_folded_tail(self.net, lr)
-        measure = functional.l1_loss if self.config.loss == "l1" else functional.mse_loss
-        loss = measure(output.float(), batch.hr)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.average.update(self.net, self.step)
-        return loss.detach()
-
-    def _check_finite(self, loss: float) -> None:
+    def _check(self, loss: float) -> None:
+        advice = (
+            f"Saved states are in {self.folder.path}; start again with a lower "
+            f"schedule.learning_rate (now {self.config.schedule.learning_rate})."
+        )
         if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} at step {self.step}. {advice}")
+        usual = median(self._recent) if len(self._recent) >= _ENOUGH else math.inf
+        times = self.config.run.explosion
+        if loss > times * usual:
             raise TrainingError(
-                f"the loss is {loss} at step {self.step}; the last saved state is in {self.out}. "
-                "Start again with a lower learning_rate (--set learning_rate=1e-4)."
+                f"the loss is {loss:.4g} at step {self.step}, more than {times:g} times its usual "
+                f"value {usual:.4g}: the run diverges. {advice}"
             )
+        self._recent = [*self._recent[1 - _RECENT :], loss]
 
-    def _validate(self) -> float | None:
-        if not self.validation.pairs:
-            return None
-        return self.validation.psnr(self.average.network(self.net))
-
-    def _report(
+    def _look(
         self,
-        loss: float,
+        view: RunView,
+        means: dict[str, float],
         seconds: float,
-        psnr: float | None,
+        *,
+        last: bool,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        line = {"step": self.step, "loss": loss, "seconds_per_step": round(seconds, 4)}
-        if psnr is not None:
-            line["psnr"] = round(psnr, 4)
-        with (self.out / LOG).open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        """Validates, logs, draws and reports what is due."""
+        run = self.config.run
+        line: dict[str, float] = {f"loss/{k}": v for k, v in means.items()}
+        rate = learning_rate(self.config, self.config.schedule.learning_rate, self.step, self.steps)
+        line |= {"learning_rate": rate, "steps_per_second": 1 / seconds}
+        if self.validation.pairs and (last or self._due(run.validate_every)):
+            line["psnr"] = self._validate()
+        epoch = self.step / self.batches.steps_per_epoch
+        self.folder.log({"step": self.step, "epoch": round(epoch, 4), **line})
+        view.scalars(self.step, line)
+        if last or self._due(run.sample_every):
+            self._draw(view)
         if on_progress is not None:
             on_progress(
                 Progress(
                     step=self.step,
-                    steps=self.config.steps,
-                    loss=loss,
+                    steps=self.steps,
+                    epoch=epoch,
+                    losses=means,
                     seconds_per_step=seconds,
-                    psnr=psnr,
+                    psnr=self._psnr,
                 )
             )
 
-    def save(self, psnr: float | None) -> None:
-        """Writes the averaged weights as a checkpoint, and the state to resume from.
+    def _validate(self) -> float:
+        self._psnr = self.validation.psnr(self.average.network(self.net))
+        if self._psnr > self._best:
+            self._best = self._psnr
+            self._write_checkpoint(BEST)
+        return self._psnr
 
-        The checkpoint's weights are float16 (its BatchNorm statistics float32), which halves the
-        file; its network is defined by these rounded values.
+    def _draw(self, view: RunView) -> None:
+        pairs = (self.validation.pairs or self._training_pairs())[:_SAMPLES]
+        shown = Validation(pairs, device=self.device)
+        enlarged = shown.enlarge(self.average.network(self.net))
+        triples = [(lr, sr, hr) for (lr, hr), sr in zip(pairs, enlarged, strict=True)]
+        view.samples(self.step, triples)
+        view.plots(self.folder.path / LOG)
+
+    def _training_pairs(self) -> list[Pair]:
+        """The run's first batch, shown where there are no validation pictures."""
+        batch = self.batches.sample(0)
+        lr, hr = (
+            (t * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            for t in (batch.lr, batch.hr)
+        )
+        return list(zip(lr, hr, strict=True))
+
+    def _save(self) -> None:
+        self._write_checkpoint(CHECKPOINT)
+        facts = {
+            "step": self.step,
+            "best": self._best,
+            "recent": self._recent,
+            "psnr": self._psnr,
+            **self._identity(),
+        }
+        self.folder.save_state(self.state, self.step, facts, self.config.run.keep)
+
+    def _write_checkpoint(self, name: str) -> None:
+        """Writes the averaged weights as float16 (BatchNorm statistics float32).
+
+        This halves the file; the network is defined by the rounded values.
         """
         state = round_to_half(generator_state(self.average.network(self.net)))
         training = {
-            "stage": "psnr",
             "steps": self.step,
-            "pictures": len(self.pool.names),
-            "settings": json.loads(self.config.to_json()),
+            "dataset": self.pictures.dataset.name,
+            "pictures": len(self.pictures.cache.files),
+            "pixels_sha256": self.pictures.cache.sha256,
+            "settings": self.config.to_dict(),
+            "processes": self.world.size,
             "machine": f"{platform.machine()}, {self.device.type}",
             "torch": torch.__version__,
         }
-        quality = {} if psnr is None else {"validation_psnr_y_db": round(psnr, 3)}
-        spec = make_spec(
-            state, self.config.generator(), self.name, training=training, quality=quality
-        )
-        save_checkpoint(self.out / CHECKPOINT, state, spec)
-        facts = {"step": self.step, **self._identity()}
-        save_state(self.out / STATE, self.net, self.optimiser, self.average, facts)
+        quality = {} if self._psnr is None else {"validation_psnr_db": round(self._psnr, 3)}
+        config = self.config.generator
+        spec = make_spec(state, config, self.name, training=training, quality=quality)
+        manifest = {MANIFEST_KEY: json.dumps(self.pictures.manifest())}
+        save_checkpoint(self.folder.path / name, state, spec, extra=manifest)

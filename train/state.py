@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from srtrt.errors import OutputError, TrainingError
 from srtrt.files import replace_when_complete
@@ -25,15 +26,15 @@ class Average:
     updates, so that the first steps of a run do not linger.
     """
 
-    def __init__(self, net: Generator, decay: float) -> None:
+    def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors = {k: v.detach().clone() for k, v in _floats(net).items()}
+        self.tensors = {k: v.detach().clone() for k, v in floats(net).items()}
 
     @torch.no_grad()
-    def update(self, net: Generator, step: int) -> None:
+    def update(self, net: nn.Module, step: int) -> None:
         """Moves the average towards the network after update number ``step`` (from 0)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        ours, theirs = list(self.tensors.values()), list(_floats(net).values())
+        ours, theirs = list(self.tensors.values()), list(floats(net).values())
         torch._foreach_lerp_(ours, theirs, weight)
 
     def network(self, net: Generator) -> Generator:
@@ -43,42 +44,77 @@ class Average:
         return copy.eval()
 
 
-def _floats(net: Generator) -> dict[str, Tensor]:
+def floats(net: nn.Module) -> dict[str, Tensor]:
+    """Parameters and BatchNorm statistics, without the counters."""
     return {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
 
 
-def save_state(
-    path: Path,
-    net: Generator,
-    optimiser: torch.optim.Adam,
-    average: Average,
-    facts: dict[str, Any],
-) -> None:
-    """Writes network, optimiser and average as one safetensors file with ``facts`` in its header.
+class TrainingState:
+    """The networks, optimisers and average of a run, as one safetensors file."""
 
-    Raises:
-        OutputError: if it cannot be written; an earlier state stays as it was.
-    """
-    tensors = {f"net.{k}": v for k, v in _floats(net).items()}
-    tensors |= {f"ema.{k}": v for k, v in average.tensors.items()}
-    for index, entry in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{k}": v for k, v in entry.items()}
-    packed = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    with replace_when_complete(path) as part:
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        optimisers: Mapping[str, torch.optim.Adam],
+        average: Average,
+    ) -> None:
+        """Names what belongs together: ``optimisers`` has the same keys as ``networks``."""
+        self.networks, self.optimisers, self.average = networks, optimisers, average
+
+    def save(self, path: Path, facts: Mapping[str, Any]) -> None:
+        """Writes all tensors with ``facts`` in the header.
+
+        Raises:
+            OutputError: if it cannot be written; no partial file is left.
+        """
+        tensors = {f"average.{k}": v for k, v in self.average.tensors.items()}
+        for name, net in self.networks.items():
+            tensors |= {f"{name}.net.{k}": v for k, v in floats(net).items()}
+            for index, entry in self.optimisers[name].state_dict()["state"].items():
+                tensors |= {f"{name}.adam.{index}.{k}": v for k, v in entry.items()}
+        packed = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        with replace_when_complete(path) as part:
+            try:
+                save_file(packed, part, metadata={STATE_KEY: json.dumps(dict(facts))})
+            except (OSError, SafetensorError) as error:
+                raise OutputError(
+                    f"{path}: cannot be written ({error}); earlier states are untouched."
+                ) from error
+
+    def load(self, path: Path) -> None:
+        """Restores the tensors that :meth:`save` wrote.
+
+        Raises:
+            TrainingError: if the file is damaged or of other networks.
+        """
         try:
-            save_file(packed, part, metadata={STATE_KEY: json.dumps(facts)})
-        except (OSError, SafetensorError) as error:
-            raise OutputError(f"{path}: cannot be written ({error}).") from error
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            with torch.no_grad():
+                for key, value in _under(tensors, "average.").items():
+                    self.average.tensors[key].copy_(value)
+            for name, net in self.networks.items():
+                net.load_state_dict(_under(tensors, f"{name}.net."), strict=False)
+                self._load_optimiser(self.optimisers[name], _under(tensors, f"{name}.adam."))
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise TrainingError(f"{path}: cannot be resumed ({error}).") from error
+
+    @staticmethod
+    def _load_optimiser(optimiser: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, _, name = key.partition(".")
+            entries.setdefault(int(index), {})[name] = value
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": entries, "param_groups": groups})
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """The facts in the header of a saved state.
 
     Raises:
-        TrainingError: if the file is missing or damaged.
+        TrainingError: if the file is damaged.
     """
-    if not path.is_file():
-        raise TrainingError(f"{path}: nothing to resume from; start without --resume.")
     try:
         with safe_open(path, framework="pt") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})[STATE_KEY])
@@ -87,28 +123,5 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def load_state(path: Path, net: Generator, optimiser: torch.optim.Adam, average: Average) -> None:
-    """Restores the tensors that :func:`save_state` wrote.
-
-    Raises:
-        TrainingError: if the file is damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        net.load_state_dict(_under(tensors, "net."), strict=False)
-        with torch.no_grad():
-            for key, value in _under(tensors, "ema.").items():
-                average.tensors[key].copy_(value)
-        entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under(tensors, "adam.").items():
-            index, _, name = key.partition(".")
-            entries.setdefault(int(index), {})[name] = value
-        groups = optimiser.state_dict()["param_groups"]
-        optimiser.load_state_dict({"state": entries, "param_groups": groups})
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise TrainingError(f"{path}: cannot be resumed ({error}).") from error
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

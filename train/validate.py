@@ -7,32 +7,66 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from srtrt.datasets import lr_hr_pair
-from srtrt.metrics import psnr_y
+from srtrt.datasets import lr_hr_pair, read_rgb8
+from srtrt.metrics import psnr, psnr_y
 from srtrt.networks.generator import Generator
 from srtrt.networks.rewrites import InferenceGenerator
+from srtrt.train.data import squeeze
+
+Picture = NDArray[np.uint8]
+
+
+Pair = tuple[Picture, Picture]
+"""LR ``[H, W, 3]`` and HR ``[4H, 4W, 3]``."""
+
+
+def picture_pairs(files: Sequence[Path], *, whole: int | None = None) -> list[Pair]:
+    """LR and HR of each picture.
+
+    LR is antialiased bicubic at a quarter. With ``whole``, pairs are those of the report: HR
+    squeezed to 4 x ``whole`` pixels square and LR to ``whole``.
+
+    Raises:
+        InputError: if one cannot be read.
+    """
+    return [lr_hr_pair(f) if whole is None else _squeezed(f, whole) for f in files]
 
 
 class Validation:
-    """LR and HR pairs made once from a folder; LR is antialiased bicubic at a quarter."""
+    """Enlarges the LR of pairs and compares with their HR."""
 
-    def __init__(self, files: Sequence[Path], *, device: torch.device) -> None:
-        """Reads the pictures.
+    def __init__(self, pairs: Sequence[Pair], *, device: torch.device, rgb: bool = False) -> None:
+        """Keeps the pairs.
 
-        Raises:
-            InputError: if one cannot be read.
+        Args:
+            pairs: LR and HR pictures.
+            device: where to compute.
+            rgb: PSNR over all samples of RGB, as the report's formula has it, instead of Y of
+                BT.601 without a 4-pixel border, the convention of the field.
         """
-        self.device = device
-        self.pairs = [lr_hr_pair(path) for path in files]
+        self.pairs, self.device, self.rgb = list(pairs), device, rgb
+
+    def enlarge(self, net: Generator) -> list[Picture]:
+        """The LR pictures enlarged; uint8 RGB ``[4H, 4W, 3]``."""
+        network = InferenceGenerator(net.eval()).to(self.device)
+        return [self._infer(network, lr) for lr, _ in self.pairs]
+
+    def psnr(self, net: Generator) -> float:
+        """Mean PSNR in dB on uint8-rounded output."""
+        network = InferenceGenerator(net.eval()).to(self.device)
+        measure = psnr if self.rgb else psnr_y
+        return float(np.mean([measure(self._infer(network, lr), hr) for lr, hr in self.pairs]))
 
     @torch.no_grad()
-    def psnr(self, net: Generator) -> float:
-        """Mean PSNR in dB: Y of BT.601, 4-pixel border, on uint8-rounded output."""
-        network = InferenceGenerator(net.eval()).to(self.device)
-        values = []
-        for lr, hr in self.pairs:
-            x = torch.tensor(lr, device=self.device).permute(2, 0, 1)[None].float() / 255
-            y = (network(x) * 255).round().clamp(0, 255).to(torch.uint8)
-            values.append(psnr_y(y[0].permute(1, 2, 0).cpu().numpy(), hr, border=4))
-        return float(np.mean(values))
+    def _infer(self, network: InferenceGenerator, lr: Picture) -> Picture:
+        x = torch.tensor(lr, device=self.device).permute(2, 0, 1)[None].float() / 255
+        y = (network(x) * 255).round().clamp(0, 255).to(torch.uint8)
+        output: Picture = y[0].permute(1, 2, 0).cpu().numpy()
+        return output
+
+
+def _squeezed(path: Path, side: int) -> Pair:
+    hr = squeeze(read_rgb8(path), 4 * side)
+    return squeeze(hr, side), hr

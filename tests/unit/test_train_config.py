@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from srtrt.errors import InputError, SrtrtError, UsageError
+from srtrt.train.config import TrainConfig, preset, preset_names, read_config
+
+
+def test_settings_survive_yaml(tmp_path: Path) -> None:
+    for name in preset_names():
+        config = preset(name).with_settings(["data.batch=30", "schedule.halve_at=[0.25, 0.75]"])
+        (tmp_path / "config.yaml").write_text(config.to_yaml())
+        assert read_config(tmp_path / "config.yaml") == config
+        assert config.schedule.halve_at == (0.25, 0.75)
+
+
+def test_values_are_taken_as_people_write_them() -> None:
+    config = TrainConfig().with_settings(
+        ["schedule.learning_rate=1e-4", "loss.content_weight=1", "run.compile=on"]
+    )
+    assert config.schedule.learning_rate == 1e-4
+    assert config.loss.content_weight == 1.0
+    assert config.run.compile == "on"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.bacth=3", "did you mean 'data.batch'"),
+        ("batch=3", "did you mean 'data.batch'"),
+        ("steps=3", "unknown setting 'steps'"),
+        ("schedule.learning-rate=1", "did you mean 'schedule.learning_rate'"),
+        ("schedule.length=many", "expected a whole number"),
+        ("schedule.length=1.5", "expected a whole number"),
+        ("data.batch=true", "expected a whole number"),
+        ("data.batch", "expected key=value"),
+        ("data.batch=0", "data.batch is 0"),
+        ("data.recolour=lots", "expected a number"),
+        ("loss.pixel=huber", "loss.pixel is 'huber'; expected one of l1, mse"),
+        ("loss.pixel_weight=0", "loss.pixel_weight is 0"),
+        ("schedule.learning_rate=7", "schedule.learning_rate is 7"),
+        ("schedule.halve_at=0.5", "expected a list"),
+        ("schedule.accumulate=3", "a multiple of schedule.accumulate"),
+        ("generator.upsampler=cubic", "generator.upsampler is 'cubic'"),
+        ("generator.scale=2", "only 4 is supported"),
+        ("degrade.clean_share=2", "clean_share"),
+    ],
+)
+def test_wrong_settings_are_named(setting: str, message: str) -> None:
+    with pytest.raises(SrtrtError) as caught:
+        TrainConfig().with_settings([setting])
+    assert message in str(caught.value)
+
+
+def test_files_that_are_no_configuration_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    with pytest.raises(InputError, match="cannot be read"):
+        read_config(path)
+    path.write_text("data: [")
+    with pytest.raises(InputError, match="is not YAML"):
+        read_config(path)
+    path.write_text("just words")
+    with pytest.raises(InputError, match="expected sections"):
+        read_config(path)
+    path.write_text("dta: {batch: 3}")
+    with pytest.raises(UsageError, match="unknown setting 'dta'"):
+        read_config(path)
+    with pytest.raises(UsageError, match="gan, psnr, report"):
+        preset("esrgan")

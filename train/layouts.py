@@ -1,0 +1,192 @@
+"""Finds the training pictures in folders as the archives of DIV2K and Flickr2K unpack them.
+
+DIV2K (Agustsson and Timofte, NTIRE 2017) has 800 pictures for training and 100 for validation,
+Flickr2K (Lim et al., EDSR, 2017) has 2650 for training; both together are called DF2K. Beside the
+originals (HR) lie reduced copies (LR), which must never be taken for originals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from srtrt.datasets import IMAGE_SUFFIXES
+from srtrt.errors import InputError
+
+Split = Literal["train", "valid"]
+
+_NAMES = {"div2k": "DIV2K", "flickr2k": "Flickr2K", "df2k": "DF2K"}
+_HR = re.compile(r"(div2k|flickr2k|df2k)(?:_(train|valid|test))?_hr", re.IGNORECASE)
+_LR = re.compile(r"(.*_)?LR(_.*)?|lr|.*LRbicx?\d+")
+_SCALE = re.compile(r"x\d+", re.IGNORECASE)
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+_EXPECTED = {
+    "train": "a folder of pictures, or one that holds DIV2K_train_HR, Flickr2K_HR or DF2K_HR",
+    "valid": "a folder of pictures, or one that holds DIV2K_valid_HR",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The pictures of one or more folders.
+
+    Attributes:
+        name: ``DIV2K``, ``Flickr2K``, ``DF2K`` or the folder's own name, joined with ``+``.
+        files: HR pictures, sorted, each once.
+        ignored: folders left out: LR copies, the other split, and, where a known dataset was
+            found, folders of other pictures beside it.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    ignored: tuple[Path, ...]
+
+
+def find_pictures(folders: Sequence[Path], *, split: Split = "train") -> Dataset:
+    """Finds the HR pictures of a split below the folders.
+
+    Each folder may be the one with the pictures or any above it. If ``DIV2K_train_HR``,
+    ``Flickr2K_HR`` or ``DF2K_HR`` (for validation ``DIV2K_valid_HR``) is in it, their pictures are
+    taken and nothing else; else all pictures below it, except LR copies. Hidden files and folders
+    are passed over, links are followed.
+
+    Raises:
+        InputError: if one of the folders holds no such picture.
+    """
+    names: list[str] = []
+    files: dict[Path, Path] = {}
+    ignored: set[Path] = set()
+    for folder in folders:
+        found = _Finds(split)
+        _check_folder(folder)
+        _walk(folder, found, set(), None)
+        name, pictures = _choose(folder, found)
+        names += name
+        files |= {path.resolve(): path for path in pictures if path.resolve() not in files}
+        ignored |= found.ignored
+    names = list(dict.fromkeys(names))
+    if {"DIV2K", "Flickr2K"} <= {*names}:
+        names[names.index("DIV2K")] = "DF2K"
+        names.remove("Flickr2K")
+    return Dataset(
+        name="+".join(dict.fromkeys(names)),
+        files=tuple(sorted(files.values())),
+        ignored=tuple(sorted(ignored)),
+    )
+
+
+@dataclass
+class _Finds:
+    """What one walk through a folder met."""
+
+    split: Split
+    known: dict[str, list[Path]] = field(default_factory=dict)
+    roots: dict[str, list[Path]] = field(default_factory=dict)
+    plain: list[Path] = field(default_factory=list)
+    reduced: set[Path] = field(default_factory=set)
+    other_split: set[Path] = field(default_factory=set)
+    archives: list[Path] = field(default_factory=list)
+    others: int = 0
+    ignored: set[Path] = field(default_factory=set)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    if not folder.exists():
+        packed = [p for p in (Path(f"{folder}{end}") for end in _ARCHIVES) if p.is_file()]
+        if packed:
+            raise InputError(f"{folder}: no such folder, but {packed[0]} is there; unpack it.")
+        raise InputError(f"{folder}: no such folder; expected a folder of pictures.")
+    if folder.name.lower().endswith(_ARCHIVES):
+        raise InputError(f"{folder}: an archive; unpack it and give the folder.")
+    raise InputError(f"{folder}: a file; expected a folder of pictures.")
+
+
+def _is_reduced(folder: Path) -> bool:
+    """Whether a folder is known to hold LR copies, or is the X4 of one that does."""
+    folder = folder.absolute()
+    inner = _SCALE.fullmatch(folder.name) and _LR.fullmatch(folder.parent.name)
+    return bool(inner or _LR.fullmatch(folder.name))
+
+
+def _walk(folder: Path, found: _Finds, seen: set[Path], dataset: str | None) -> None:
+    """Sorts what is below a folder; ``dataset`` is the known one it belongs to."""
+    here = folder.resolve()  # a link may lead back up
+    if here in seen:
+        return
+    seen.add(here)
+    if _is_reduced(folder):
+        found.reduced.add(folder)
+        return
+    match = _HR.fullmatch(folder.absolute().name)
+    if match:
+        # Flickr2K_HR and DF2K_HR, without a split in their names, are for training.
+        split = match[2] or (found.split if dataset else "train")
+        if split.lower() != found.split:
+            found.other_split.add(folder)
+            return
+        if dataset is None:
+            dataset = _NAMES[match[1].lower()]
+            found.known.setdefault(dataset, [])
+            found.roots.setdefault(dataset, []).append(folder)
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}).") from error
+    for path in inside:
+        if path.name.startswith(".") or path.name == "__MACOSX":
+            continue
+        if path.is_dir():
+            _walk(path, found, seen, dataset)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            (found.plain if dataset is None else found.known[dataset]).append(path)
+        elif path.name.lower().endswith(_ARCHIVES):
+            found.archives.append(path)
+        else:
+            found.others += 1
+
+
+def _choose(folder: Path, found: _Finds) -> tuple[list[str], list[Path]]:
+    """Names and pictures of one folder, after its walk; notes what is left out."""
+    found.ignored |= found.reduced | found.other_split
+    for name, pictures in found.known.items():
+        if not pictures:
+            raise InputError(
+                f"{found.roots[name][0]}: holds no picture; expected those of {name}. "
+                "Unpack its archive again, or remove the folder."
+            )
+    if found.known:
+        found.ignored |= {path.parent for path in found.plain}
+        if "DF2K" in found.known:  # it holds the pictures of the two others
+            for name in found.known.keys() - {"DF2K"}:
+                found.ignored |= {*found.roots[name]}
+            return ["DF2K"], found.known["DF2K"]
+        return list(found.known), [path for known in found.known.values() for path in known]
+    if found.plain:
+        return [folder.name or folder.resolve().name or str(folder)], found.plain
+    raise InputError(_nothing(folder, found))
+
+
+def _nothing(folder: Path, found: _Finds) -> str:
+    """Why a folder is of no use, for people."""
+    what = []
+    if found.reduced:
+        what.append(f"LR copies ({_listed(found.reduced)})")
+    if found.other_split:
+        what.append(f"another split ({_listed(found.other_split)})")
+    if found.archives:
+        what.append(f"packed archives ({_listed(found.archives)}; unpack what you need)")
+    if found.others:
+        what.append(f"{found.others} file{'s' * (found.others > 1)} of other kinds")
+    holds = f"holds no picture to use, only {' and '.join(what)}" if what else "an empty folder"
+    return f"{folder}: {holds}. Expected {_EXPECTED[found.split]}."
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    names = [path.absolute().name for path in sorted(paths)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,83 @@
+"""The training pictures of a run: found, cached, and ready to be cut into batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srtrt.train.cache import PictureCache, open_cache
+from srtrt.train.config import TrainConfig
+from srtrt.train.data import Ahead, Batches, PatchBatches, WholeBatches, least_side, margin
+from srtrt.train.degrade import Degradation
+from srtrt.train.layouts import Dataset, find_pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """A dataset with its cache."""
+
+    dataset: Dataset
+    cache: PictureCache
+
+    @classmethod
+    def open(
+        cls,
+        folders: Sequence[Path],
+        config: TrainConfig,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Pictures:
+        """Finds the pictures and opens, or builds, their cache.
+
+        Args:
+            folders: where they are; see :mod:`srtrt.train.layouts`.
+            config: decides how large they must be, or to which size they are squeezed.
+            on_progress: called with pictures done and in all, while a cache is built.
+
+        Raises:
+            InputError: if there are none.
+            TrainingError: if none can be used.
+            OutputError: if the cache cannot be written.
+        """
+        dataset = find_pictures(folders)
+        whole = config.data.mode == "whole"
+        cache = open_cache(
+            dataset.files,
+            least=1 if whole else least_side(config.data),
+            resize=4 * config.data.patch if whole else None,
+            on_progress=on_progress,
+        )
+        return cls(dataset=dataset, cache=cache)
+
+    def batches(self, config: TrainConfig, *, device: torch.device, share: slice) -> Batches:
+        """Where the batches of a run come from; on CUDA they are made ahead in a thread."""
+        data, seed = config.data, config.run.seed
+        batches: Batches
+        if data.mode == "whole":
+            batches = WholeBatches(self.cache, data, seed=seed, device=device, share=share)
+        else:
+            degradation = None
+            if data.degradation == "video":
+                degradation = Degradation(
+                    config.degrade, patch=data.patch, margin=margin(data), device=device
+                )
+            batches = PatchBatches(
+                self.cache, data, seed=seed, device=device, degradation=degradation, share=share
+            )
+        return Ahead(batches) if device.type == "cuda" else batches
+
+    def manifest(self) -> dict[str, Any]:
+        """What was trained on: the dataset's name, each file below its folder with its bytes."""
+        files = self.cache.files
+        common = Path(os.path.commonpath([f.parent.resolve() for f in files]))
+        return {
+            "dataset": self.dataset.name,
+            "pixels_sha256": self.cache.sha256,
+            "files": {str(f.resolve().relative_to(common)): f.stat().st_size for f in files},
+            "skipped": {f.name: reason for f, reason in self.cache.skipped},
+        }
