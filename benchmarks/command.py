@@ -185,6 +185,40 @@ def parity(model: str, data: str, engines: tuple[str, ...], form: Any, out: str 
     _show("parity", result, out)
 
 
+@benchmark.command()
+@click.option("--preset", default="psnr", show_default=True, help="Settings of the update.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
+@click.option("--data", multiple=True, required=True, metavar="DIR", help="Training pictures.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option("--steps", default=10, show_default=True, type=click.IntRange(1), help="In a round.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@_OUT
+def training(
+    preset: str,
+    settings: tuple[str, ...],
+    data: tuple[str, ...],
+    device: str,
+    steps: int,
+    rounds: int,
+    out: str | None,
+) -> None:
+    """Updates per second of training, against a plain loop and ready batches."""
+    from srtrt.benchmarks.training import measure_training
+    from srtrt.train import config
+    from srtrt.train.device import choose_device
+
+    chosen = config.preset(preset).with_settings(settings)
+    result = measure_training(
+        chosen,
+        [Path(d) for d in data],
+        device=choose_device(device),
+        steps=steps,
+        rounds=rounds,
+        on_round=lambda done: _progress(f"round {done}/{rounds}"),
+    )
+    _show("training", {"preset": preset, **result}, out)
+
+
 def _size(text: str) -> tuple[int, int]:
     width, x, height = text.partition("x")
     if not (x and width.isdigit() and height.isdigit()) or min(int(width), int(height)) < 2:

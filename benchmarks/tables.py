@@ -84,6 +84,14 @@ def _parity(report: dict[str, Any]) -> str:
     return _markdown(["engine", "parity, dB", "max error", "equal, %", "dB lost"], rows)
 
 
+def _training(report: dict[str, Any]) -> str:
+    rows = (
+        [name, f"{row['steps_per_second']:.2f}", f"{row['seconds_per_step']:.3f}"]
+        for name, row in report["loops"].items()
+    )
+    return _markdown(["loop", "steps/s", "seconds"], rows)
+
+
 def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
@@ -95,6 +103,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "parity": _parity,
     "compressed": _compressed,
     "runs": _runs,
+    "training": _training,
 }
 
 

@@ -18,7 +18,6 @@ from rich.live import Live
 from srtrt.errors import MissingPackageError, UsageError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from srtrt.train.config import TrainConfig
@@ -64,6 +63,7 @@ def train(
     grids and TensorBoard files. Several processes: torchrun --nproc-per-node N -m srtrt.cli train.
     """
     try:
+        from srtrt.train.device import choose_device
         from srtrt.train.distributed import World
         from srtrt.train.loop import Trainer
         from srtrt.train.pictures import Pictures
@@ -74,7 +74,7 @@ def train(
     chosen = _settings(folder, preset, config, settings, resume=resume)
     if not data:
         raise UsageError("--data is missing: name the folder of HR images to train on.")
-    where = _device(device)
+    where = choose_device(device)
     world = World.join(where)
     console = Console(stderr=True, quiet=quiet or not world.first, highlight=False)
     try:
@@ -205,22 +205,3 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-
-
-def _device(text: str) -> torch.device:
-    """The device of this process: its own GPU where torchrun started several."""
-    import os
-
-    import torch
-
-    if text == "auto":
-        text = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise UsageError(f"--device {text!r}: expected auto, cpu or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {text}: PyTorch sees no CUDA device here; use --device cpu.")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device

@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 from video_clips import make_clip, picture
 
+from srtrt.benchmarks.tables import table
 from srtrt.benchmarks.thirdparty import ThirdPartyGenerator
 from srtrt.cli import main
 from srtrt.export.parity import read_pictures
@@ -269,3 +270,24 @@ def test_pictures_too_small_to_pan_are_named(tmp_path: Path) -> None:
     result = benchmark("compressed", "--data", tmp_path)
     assert result.exit_code == 1
     assert "stamp.png: a picture of 80x80 pixels is too small" in result.output
+
+
+def test_training_speed_is_measured_against_a_plain_loop(
+    picture_folder: Path, tmp_path: Path
+) -> None:
+    tiny = ("generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8")
+    settings = [part for setting in tiny for part in ("--set", setting)]
+    out = tmp_path / "training.json"
+    command = ["benchmark", "training", "--data", str(picture_folder), *settings, "--steps", "1"]
+    result = CliRunner().invoke(main, [*command, "--rounds", "1", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    loops = report["loops"]
+    assert set(loops) == {"plain", "synthetic", "real"}
+    ratio = loops["plain"]["seconds_per_step"] / loops["real"]["seconds_per_step"]
+    assert report["times_faster_than_plain"] == pytest.approx(ratio, rel=0.1)
+    assert 0 < report["share_of_ceiling"] < 1
+    assert "| plain |" in table(report)
+    refused = CliRunner().invoke(main, [*command, "--preset", "gan"])
+    assert refused.exit_code == 2
+    assert "pixel loss alone" in refused.output

@@ -24,7 +24,7 @@ ALLOWED = {
     "runtime": {"runtime"},
     "export": {"export", "runtime"},
     "train": {"train"},
-    "benchmarks": {"benchmarks", "export", "runtime"},
+    "benchmarks": {"benchmarks", "export", "runtime", "train"},
 }
 TORCH_FREE = ("runtime", "core")
 MAY_USE_TORCH = ("src/srtrt/networks", "runtime/backends/torch.py")
