@@ -90,9 +90,9 @@ def _report(config: TrainConfig, medians: dict[str, float], device: torch.device
         },
         "times_faster_than_plain": round(medians["plain"] / medians["real"], 2),
         "real_to_synthetic": round(medians["synthetic"] / medians["real"], 3),
-        "teraflops": round(flops / 1e12, 3),
+        "teraflops": round(flops / 1e12, 6),
         "matmul_ceiling_teraflops": round(ceiling / 1e12, 3),
-        "share_of_ceiling": round(flops / ceiling, 3),
+        "share_of_ceiling": round(flops / ceiling, 6),
     }
 
 

@@ -1,0 +1,98 @@
+"""Makes a trained generator a bundled model: measures it, stamps its spec, exports its graph.
+
+For maintainers::
+
+    python -m srtrt.benchmarks.bundle run/generator.safetensors srgan --data Set5 --data Set14 \
+        --machine "2 cores of ..." --into src/srtrt/weights --results benchmarks/results
+
+The card beside the graph is written by hand; its table is that of the result file.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+from safetensors import safe_open
+
+from srtrt.benchmarks.quality import measure_quality
+from srtrt.benchmarks.report import write_report
+from srtrt.benchmarks.tables import table
+from srtrt.export.api import export_model
+from srtrt.networks.checkpoint import (
+    generator_state,
+    load_checkpoint,
+    round_to_half,
+    save_checkpoint,
+)
+from srtrt.spec import SPEC_KEY, ModelSpec
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option("--data", multiple=True, required=True, type=click.Path(path_type=Path))
+@click.option("--machine", required=True, help="What it was trained on, in words.")
+@click.option("--note", default="", help="Further facts about the training.")
+@click.option("--into", required=True, type=click.Path(path_type=Path), help="Weights folder.")
+@click.option("--results", required=True, type=click.Path(path_type=Path), help="JSON folder.")
+def bundle(
+    checkpoint: Path,
+    name: str,
+    data: tuple[Path, ...],
+    machine: str,
+    note: str,
+    into: Path,
+    results: Path,
+) -> None:
+    """Writes NAME.safetensors and NAME.onnx, and the result file quality-NAME.json."""
+    net, spec = load_checkpoint(checkpoint)
+    with safe_open(checkpoint, framework="pt") as file:
+        extra = {k: v for k, v in (file.metadata() or {}).items() if k != SPEC_KEY}
+    target = into / f"{name}.safetensors"
+    report = measure_quality([str(checkpoint)], data)
+    report = _renamed(report, report["model"], name)
+    final = _stamped(spec, report, name, machine, note)
+    save_checkpoint(target, round_to_half(generator_state(net)), final, extra=extra)
+    with tempfile.TemporaryDirectory(dir=into) as folder:
+        (graph,) = export_model(str(target), Path(folder), forms=["rgb8"], precisions=["fp32"])
+        graph.path.replace(into / f"{name}.onnx")
+    write_report(results / f"quality-{name}.json", "quality", report)
+    click.echo(f"parity with PyTorch: {graph.parity}")
+    click.echo(table({"benchmark": "quality", **report}))
+
+
+def _renamed(report: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """The report with the model under its bundled name."""
+    sets = {
+        key: {new if k == old else k: v for k, v in figures.items()}
+        for key, figures in report["sets"].items()
+    }
+    return {**report, "model": new, "sets": sets}
+
+
+def _stamped(
+    spec: ModelSpec, report: dict[str, Any], name: str, machine: str, note: str
+) -> ModelSpec:
+    figures = {key: values[name] for key, values in report["sets"].items()}
+    training = {
+        **spec.training,
+        "machine": machine,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+    if note:
+        training["note"] = note
+    quality = {
+        "psnr_y_db": {key: value["psnr_db"] for key, value in figures.items()},
+        "ssim_y": {key: value["ssim"] for key, value in figures.items()},
+    }
+    # Through JSON, as numpy's numbers are not among its own.
+    return spec.with_(name=name, training=training, quality=json.loads(json.dumps(quality)))
+
+
+if __name__ == "__main__":
+    bundle()
