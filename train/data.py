@@ -158,10 +158,15 @@ class PatchBatches:
         return (self._shrink @ hr @ self._shrink.T).round().clamp(0, 255)
 
     def _recoloured(self, hr: Tensor, ranges: Tensor) -> Tensor:
-        """Maps 0..255 of every channel to a random range, in a share of the patches."""
+        """Maps 0..255 of every channel to a random range, in a share of the patches.
+
+        An end of a range is 0 in a quarter of the cases and 255 in another, so that the corners of
+        the colour cube, flat and in gradients, are seen as often as its inside.
+        """
         chosen = (ranges[0] < self.config.recolour)[:, None]
-        low = torch.where(chosen, 255 * ranges[1:4].T, 0)
-        high = torch.where(chosen, 255 * ranges[4:7].T, 255)
+        ends = (2 * ranges[1:] - 0.5).clamp(0, 1)
+        low = torch.where(chosen, 255 * ends[:3].T, 0)
+        high = torch.where(chosen, 255 * ends[3:].T, 255)
         gain = (high - low) / 255
         return (hr * gain[:, :, None, None] + low[:, :, None, None]).round()
 
