@@ -110,11 +110,16 @@ def test_all_eight_orientations_occur(tmp_path: Path) -> None:
 def test_recolouring_changes_the_range_of_whole_channels(picture_folder: Path) -> None:
     plain = patches(picture_folder, PLAIN).sample(0).hr
     always = DataConfig(batch=6, patch=8, rescale=1.0, recolour=1.0)
-    changed = patches(picture_folder, always).sample(0).hr
+    maker = patches(picture_folder, always)
+    changed = maker.sample(0).hr
     for before, after in zip(plain.flatten(0, 1), changed.flatten(0, 1), strict=True):
         gain, offset = np.polyfit(before.flatten().numpy(), after.flatten().numpy(), 1)
-        assert -1 <= gain <= 1
-        assert np.abs(gain * before.numpy() + offset - after.numpy()).max() <= 0.6 / 255
+        assert -1.001 <= gain <= 1.001
+        assert np.abs(gain * before.numpy() + offset - after.numpy()).max() <= 1 / 255
+
+    channels = torch.cat([maker.sample(step).hr.flatten(0, 1) for step in range(20)])
+    assert bool((channels == 0).all((1, 2)).any()), "flat black channels occur"
+    assert bool((channels == 1).all((1, 2)).any()), "flat full channels occur"
 
 
 def test_whole_pictures_come_in_shuffled_epochs(picture_folder: Path) -> None:
