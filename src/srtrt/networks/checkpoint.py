@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from srtrt.errors import InputError, ModelError, OutputError
@@ -65,7 +65,8 @@ def save_checkpoint(
     with replace_when_complete(path) as part:
         try:
             metadata = {**(extra or {}), SPEC_KEY: spec.to_json()}
-            save_file(dict(state), part, metadata=metadata)
+            # Not save_file, which makes files that nobody else may read.
+            part.write_bytes(save(dict(state), metadata=metadata))
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{path}: cannot be written ({error}).") from error
 
