@@ -9,6 +9,7 @@ import pytest
 from support import REPOSITORY
 
 from srtrt.benchmarks.tables import table
+from srtrt.runtime.models import bundled_models, find_model
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
@@ -22,11 +23,15 @@ def load(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("document", "result"),
     [
-        ("README.md", "quality-srresnet.json"),
+        ("README.md", "quality-perceptual.json"),
+        ("README.md", "compressed-crf28.json"),
+        ("README.md", "training-cpu.json"),
         ("README.md", "latency-cpu.json"),
         ("README.md", "latency-cpu-amx.json"),
         ("README.md", "parity-rgb8-set14.json"),
-        ("src/srtrt/weights/srresnet.md", "quality-srresnet.json"),
+        *((f"src/srtrt/weights/{m}.md", f"quality-{m}.json") for m in bundled_models()),
+        ("src/srtrt/weights/srgan.md", "quality-perceptual.json"),
+        ("src/srtrt/weights/video.md", "compressed-crf28.json"),
     ],
 )
 def test_figures_are_quoted_as_measured(document: str, result: str) -> None:
@@ -39,11 +44,26 @@ def test_measured_engines_pass_their_gates() -> None:
     assert all(row["passes_gate"] for row in engines.values())
 
 
-def test_bundled_specs_carry_the_measured_quality() -> None:
-    from srtrt.runtime.models import find_model
-
-    spec = find_model("srresnet").spec
-    for name, figures in load("quality-srresnet.json")["sets"].items():
-        assert spec.quality["psnr_y_db"][name] == pytest.approx(
-            figures["srresnet"]["psnr_db"], abs=0.01
+@pytest.mark.parametrize("name", bundled_models())
+def test_bundled_specs_carry_the_measured_quality(name: str) -> None:
+    spec = find_model(name).spec
+    for pictures, figures in load(f"quality-{name}.json")["sets"].items():
+        assert spec.quality["psnr_y_db"][pictures] == pytest.approx(
+            figures[name]["psnr_db"], abs=0.01
         )
+
+
+def test_measured_promises_hold() -> None:
+    """What each model is shipped for, in the committed figures."""
+    sets = load("quality-perceptual.json")["sets"]
+    for figures in sets.values():
+        others = (figures["srresnet"], figures["srgan-5x64-x4-leftthomas"])
+        assert figures["srgan"]["lpips"] < min(other["lpips"] for other in others)
+    assert sets["Set5"]["srgan"]["psnr_db"] >= 29.4
+    assert sets["Set5"]["fast"]["psnr_db"] >= 30.5
+    for source in load("compressed-crf28.json")["sources"].values():
+        figures = source["compressed"]
+        assert figures["video"]["psnr_db"] > figures["srresnet"]["psnr_db"]
+    training = load("training-cpu.json")
+    assert training["times_faster_than_plain"] >= 1.8
+    assert training["real_to_synthetic"] >= 0.95
