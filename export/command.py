@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
-from srtrt.errors import MissingPackageError
+from srtrt.errors import MissingPackageError, UsageError
 
 if TYPE_CHECKING:
     from srtrt.export.api import ExportedGraph
+    from srtrt.runtime.engines.cache import CachedEngine
 
 FORMS = ("rgb8", "yuv420p8")
+ENGINES = ("tensorrt", "tensorrt-rtx")
 
 
 @click.command()
 @click.argument("model", metavar="CHECKPOINT|NAME")
-@click.option("-o", "--out", default=".", show_default=True, help="Folder of the graphs.")
-@click.option("--format", "format_", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "-o",
+    "--out",
+    default=None,
+    help="Folder of the results; by default the current one for graphs, the user's engine cache "
+    "for engines.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["onnx", *ENGINES]),
+    default="onnx",
+    show_default=True,
+    help="An ONNX graph, or an engine built from one.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
@@ -36,34 +56,124 @@ FORMS = ("rgb8", "yuv420p8")
     show_default=True,
     help="Input and output form; may be repeated.",
 )
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="WxH",
+    help="Size of the frames an engine takes, NxWxH for N at once, or a range MIN:BEST:MAX; "
+    "repeated, it makes an engine of each.",
+)
+@click.option(
+    "--level", type=click.IntRange(0, 5), default=3, show_default=True, help="Effort of TensorRT."
+)
+@click.option(
+    "--workspace",
+    type=click.IntRange(1),
+    default=None,
+    metavar="MIB",
+    help="Most memory of one kernel; by default half of what is free on the GPU.",
+)
+@click.option(
+    "--compute-capability",
+    "targets",
+    multiple=True,
+    metavar="X.Y",
+    help="GPUs a TensorRT-RTX engine is for, or 'current'; by default all from 8.0.",
+)
 @click.option("--verify", default=None, metavar="DIR", help="Pictures to compare with PyTorch on.")
-@click.option("--overwrite", is_flag=True, help="Replace existing graphs.")
+@click.option("--overwrite", is_flag=True, help="Replace existing graphs, rebuild engines.")
 def export(
     model: str,
-    out: str,
+    out: str | None,
     format_: str,
     precision: tuple[str, ...],
     forms: tuple[str, ...],
     verify: str | None,
     overwrite: bool,
+    **engine: Any,
 ) -> None:
-    """Turn a checkpoint into ONNX graphs, each proven against PyTorch before it is written."""
+    """Turn a checkpoint into ONNX graphs, each proven against PyTorch, or into engines of them."""
     try:
         from srtrt.export.api import export_model
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", "export", "`srtrt export`") from error
+    how: dict[str, Any] = {
+        "forms": forms,
+        "precisions": precision,
+        "verify": Path(verify) if verify else None,
+    }
+    if format_ in ENGINES:
+        _export_engines(model, out, format_, how, overwrite=overwrite, **engine)
+        return
+    if engine["shapes"]:
+        raise UsageError("--shape is for engines; an ONNX graph takes frames of every size.")
 
     def show(graph: ExportedGraph) -> None:
         click.echo(
             f"{graph.path}: {graph.parity} (against PyTorch fp32, {graph.parity.pictures} pictures)"
         )
 
-    export_model(
-        model,
-        Path(out),
-        forms=forms,  # type: ignore[arg-type]
-        precisions=precision,  # type: ignore[arg-type]
-        verify=Path(verify) if verify else None,
-        overwrite=overwrite,
-        on_graph=show,
+    export_model(model, Path(out or "."), overwrite=overwrite, on_graph=show, **how)
+
+
+def _export_engines(
+    model: str,
+    out: str | None,
+    format_: str,
+    how: dict[str, Any],
+    *,
+    overwrite: bool,
+    shapes: tuple[str, ...],
+    level: int,
+    workspace: int | None,
+    targets: tuple[str, ...],
+) -> None:
+    """Verified graphs in a temporary folder, then an engine of each for each shape."""
+    from srtrt.export.api import export_model
+    from srtrt.export.engines import export_engine
+    from srtrt.runtime.engines.cache import EngineCache
+    from srtrt.runtime.engines.flavour import flavour_of
+    from srtrt.runtime.engines.gpu import gpu_facts
+    from srtrt.runtime.engines.key import EngineOptions, EngineShape
+
+    if not shapes:
+        raise UsageError("an engine needs the size of its frames, such as --shape 1920x1080.")
+    parsed = [EngineShape.parse(shape) for shape in shapes]
+    for shape in parsed:
+        for form in how["forms"]:
+            shape.require_form(form)
+    options = EngineOptions(
+        level=level,
+        workspace_bytes=workspace << 20 if workspace else None,
+        compute_capabilities=targets,
     )
+    flavour, cache = flavour_of(format_), EngineCache(Path(out) if out else None)
+    flavour.load()  # before any work is done
+    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+    with tempfile.TemporaryDirectory() as folder, bar:
+        for graph in export_model(model, Path(folder), **how):
+            for shape in parsed:
+                task = bar.add_task(f"{graph.path.stem} {shape}", total=1)
+                made = export_engine(
+                    graph.path,
+                    shape,
+                    options,
+                    flavour=flavour,
+                    gpu=gpu_facts(),
+                    cache=cache,
+                    because="--overwrite was given" if overwrite else None,
+                    on_progress=partial(_advance, bar, task),
+                    on_note=lambda text: click.echo(f"note: {text}", err=True),
+                )
+                _show_engine(made)
+
+
+def _advance(bar: Progress, task: TaskID, share: float, _phase: str) -> None:
+    bar.update(task, completed=share)
+
+
+def _show_engine(engine: CachedEngine) -> None:
+    figures = engine.record.parity
+    parity = f"parity {figures}" if figures else "not compared with PyTorch: it has not run yet"
+    click.echo(f"{engine.path}: takes {engine.record.built['shape']}, {parity}")

@@ -14,7 +14,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "upscale-video": ("srtrt.runtime.video.command", "Upscale a video 4x, frame by frame."),
     "upscale-image": ("srtrt.runtime.image_command", "Upscale image files 4x."),
     "train": ("srtrt.train.command", "Train a generator on a folder of images."),
-    "export": ("srtrt.export.command", "Turn a checkpoint into a verified ONNX graph."),
+    "export": ("srtrt.export.command", "Turn a checkpoint into verified graphs or engines."),
+    "engines": ("srtrt.runtime.engines.command", "List, explain and clear TensorRT engines."),
     "benchmark": ("srtrt.benchmarks.command", "Measure latency, quality and parity."),
     "models": ("srtrt.runtime.info_command", "List the bundled models."),
     "doctor": (

@@ -11,6 +11,7 @@ from srtrt.cli import main
 from srtrt.export import parity
 from srtrt.graph import load_graph
 from srtrt.networks.checkpoint import load_checkpoint
+from srtrt.runtime.engines.cache import read_engine
 
 
 def export(*arguments: object) -> Result:
@@ -89,3 +90,41 @@ def test_a_graph_or_a_text_is_no_checkpoint(tiny_graphs: dict[str, Path], tmp_pa
     text = export(tmp_path / "notes.txt")
     assert text.exit_code == 1
     assert "expected a .safetensors checkpoint" in text.output
+
+
+def test_export_builds_engines_for_each_shape(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip(
+        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+    )
+    arguments = [
+        tiny_checkpoint, "-o", tmp_path, "--format", "tensorrt-rtx", "--precision", "fp16",
+        "--io", "yuv420p8", "--shape", "32x24", "--shape", "16x16:32x24:48x32",
+    ]  # fmt: skip
+    first = export(*arguments)
+    assert first.exit_code == 0, first.output
+    assert first.output.count("note: Building tiny-yuv420p8-fp16-") == 2
+    assert "takes 16x16:32x24:48x32, not compared with PyTorch" in first.output
+    paths = sorted(tmp_path.glob("*.engine"))
+    assert len(paths) == 2
+    for path in paths:
+        assert read_engine(path).record.spec.quality["parity"]["against"] == "PyTorch fp32"
+    assert "note:" not in export(*arguments).output
+    again = export(*arguments, "--overwrite").output
+    assert again.count("--overwrite was given") == 2
+    listed = CliRunner().invoke(main, ["engines", "list", "--folder", str(tmp_path)])
+    assert listed.output.count("usable") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "tensorrt-rtx"], "such as --shape 1920x1080"),
+        (["--shape", "32x32"], "--shape is for engines"),
+        (["--format", "tensorrt-rtx", "--shape", "33x32"], "side 33 is odd"),
+        (["--format", "tensorrt-rtx", "--shape", "big"], "expected WIDTHxHEIGHT"),
+    ],
+)
+def test_engine_options_that_make_no_sense(arguments: list[str], message: str) -> None:
+    result = export("srresnet", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output

@@ -1,0 +1,1 @@
+"""TensorRT engines: their flavours, what identifies one, and where they are kept."""

@@ -1,0 +1,152 @@
+"""The ``srtrt engines`` commands: what is in the engine cache, and what may go."""
+
+from __future__ import annotations
+
+import sys
+import time
+from calendar import timegm
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from srtrt.errors import InputError, SrtrtError
+from srtrt.runtime.engines.cache import EngineCache, EngineEntry, EngineRecord
+from srtrt.runtime.engines.flavour import flavour_of
+from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
+from srtrt.runtime.engines.key import FORMAT, differences, environment_parts
+
+_DAY_SECONDS = 86400
+
+_folder = click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Folder of the engines; by default the user's engine cache.",
+)
+
+
+@click.group()
+def engines() -> None:
+    """Look at the engine cache, clear it, and say why an engine is not used."""
+
+
+@engines.command("list")
+@_folder
+def list_(folder: Path | None) -> None:
+    """List the engines with their size, parity and state."""
+    cache, gpu = EngineCache(folder), gpu_facts()
+    found = cache.entries()
+    if not found:
+        click.echo(f"{cache.folder}: no engines.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("engine", "size", "parity", "built", "state"):
+        table.add_column(heading, overflow="fold")
+    for entry in found:
+        record = entry.record
+        table.add_row(
+            entry.path.stem,
+            f"{entry.path.stat().st_size / 1e6:.1f} MB",
+            _parity(record) if record else "",
+            record.created[:10] if record else "",
+            unusable_because(entry, gpu) or "usable",
+        )
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
+
+
+@engines.command()
+@click.argument("engine")
+@_folder
+def explain(engine: str, folder: Path | None) -> None:
+    """Print all that is known of ENGINE (a name or the start of one) and whether it is usable."""
+    entry = _find(EngineCache(folder), engine)
+    click.echo(str(entry.path))
+    reason = unusable_because(entry, gpu_facts())
+    click.echo(f"Not usable here: {reason}." if reason else "Usable on this machine.")
+    record = entry.record
+    if record is None:
+        return
+    click.echo(f"Parity with PyTorch float32: {_parity(record)}.")
+    for title, values in (("Key", record.key), ("How it was built", record.built)):
+        click.echo(f"{title}:")
+        for name, value in values.items():
+            click.echo(f"  {name}: {'-' if value is None else value}")
+    click.echo(f"Model: {record.spec.name}, weights {record.spec.weights_sha256[:12]}")
+    click.echo(f"Engine: {record.engine_bytes} bytes, SHA-256 {record.engine_sha256}")
+
+
+@engines.command()
+@click.option("--all", "everything", is_flag=True, help="Remove usable engines, too.")
+@click.option(
+    "--older-than", type=click.IntRange(0), default=None, metavar="DAYS",
+    help="Also remove usable engines that were built longer ago.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@_folder
+def prune(everything: bool, older_than: int | None, dry_run: bool, folder: Path | None) -> None:
+    """Remove engines that this machine cannot use, and what killed builds left behind."""
+    cache, gpu, freed = EngineCache(folder), gpu_facts(), 0
+    verb = "would remove" if dry_run else "removed"
+    for entry in cache.entries():
+        reason = unusable_because(entry, gpu) or _old(entry.record, older_than)
+        if everything:
+            reason = reason or "everything was asked to go"
+        if reason is None:
+            continue
+        size = entry.path.stat().st_size
+        if dry_run or cache.remove(entry.path):
+            freed += size
+            click.echo(f"{verb} {entry.path.name}: {reason}")
+        else:
+            click.echo(f"kept {entry.path.name}: it is in use or cannot be removed")
+    for path in cache.leftovers(remove=not dry_run):
+        click.echo(f"{verb} {path.name}: left by a build that was stopped")
+    click.echo(f"{verb} {freed / 1e6:.1f} MB of engines from {cache.folder}")
+
+
+def unusable_because(entry: EngineEntry, gpu: GpuFacts | None) -> str | None:
+    """Why an engine cannot be used on this machine, as a clause; None if it can."""
+    if entry.problem is not None or entry.record is None:
+        return entry.problem or "its sidecar is missing"
+    key = entry.record.key
+    if key.get("format") != FORMAT:
+        return f"its key has format {key.get('format')} and not {FORMAT}"
+    try:
+        flavour = flavour_of(str(key.get("flavour")))
+        portable = key.get("gpu") is None
+        now = environment_parts(
+            flavour.name, flavour.version(), flavour.cuda(), None if portable else gpu
+        )
+    except SrtrtError as error:
+        return str(error).rstrip(".")
+    if gpu is None and not portable:
+        return f"it is for {key.get('gpu')}, and this machine has no GPU"
+    return "; ".join(differences({name: key.get(name) for name in now}, now)) or None
+
+
+def _parity(record: EngineRecord) -> str:
+    figures = record.parity
+    if figures is None:
+        return "not measured yet"
+    psnr = figures.get("psnr_db")
+    return "identical" if psnr is None else f"{psnr} dB, max {figures.get('max_abs')}"
+
+
+def _old(record: EngineRecord | None, days: int | None) -> str | None:
+    if record is None or days is None:
+        return None
+    age = time.time() - timegm(time.strptime(record.created, "%Y-%m-%dT%H:%M:%SZ"))
+    return f"it is {age / _DAY_SECONDS:.0f} days old" if age > days * _DAY_SECONDS else None
+
+
+def _find(cache: EngineCache, name: str) -> EngineEntry:
+    wanted = Path(name).name.removesuffix(".json").removesuffix(".engine")
+    found = [entry for entry in cache.entries() if entry.path.stem.startswith(wanted)]
+    exact = [entry for entry in found if entry.path.stem == wanted]
+    if len(exact or found) != 1:
+        several = f"fits {len(found)} engines" if found else "fits no engine"
+        raise InputError(f"{name}: {several} in {cache.folder}; `srtrt engines list` names them.")
+    return (exact or found)[0]

@@ -1,0 +1,273 @@
+"""TensorRT and TensorRT-RTX: everything in which the two differ.
+
+The builder, the parser and the engines have the same Python interface in ``tensorrt`` 10.13 and
+later, in 11, and in ``tensorrt_rtx``. What differs is in :data:`FLAVOURS` and the functions here:
+
+- TensorRT times kernels on this machine's GPU while it builds, and keeps the timings in a cache.
+  The engine serves GPUs like that one.
+- TensorRT-RTX builds on any machine, with or without a GPU, for several compute capabilities,
+  and compiles the kernels on first use, which it keeps in a runtime cache. Timing caches and the
+  optimisation level do nothing there.
+- TensorRT 11 and TensorRT-RTX know strongly typed networks only; TensorRT 10 must be told.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from srtrt.errors import BackendError, MissingPackageError, UsageError
+from srtrt.runtime.engines.stored import discard, locked, read_blob, write_blob
+
+FlavourName = Literal["tensorrt", "tensorrt-rtx"]
+
+CURRENT = "current"
+"""Compute capability of this machine's GPU, as a target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flavour:
+    """One of the two products, and what it can do."""
+
+    name: FlavourName
+    """As on the command line."""
+    label: str
+    """As NVIDIA writes it."""
+    module: str
+    """Python module."""
+    extra: str
+    """Extra of srtrt that installs it."""
+    oldest: tuple[int, int]
+    """Oldest version, major and minor, that is supported."""
+    builds_ahead: bool
+    """Builds without a GPU, for chosen compute capabilities."""
+    timing_cache: bool
+    """Keeps kernel timings between builds."""
+    runtime_cache: bool
+    """Compiles on first use, and keeps the result."""
+    levels: bool
+    """The optimisation level changes the engine."""
+
+    def load(self) -> Any:
+        """Imports the package.
+
+        Raises:
+            MissingPackageError: if it is not installed.
+            BackendError: if it cannot be loaded or is too old.
+        """
+        try:
+            module = importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            raise MissingPackageError(self.name, self.extra, f"{self.label} engines") from error
+        except (ImportError, OSError, RuntimeError) as error:  # its libraries
+            raise BackendError(
+                f"{self.label} is installed but cannot be loaded: {error}. Install it again: "
+                f"pip install --force-reinstall '{self.name}'"
+            ) from error
+        found = tuple(int(part) for part in re.findall(r"\d+", module.__version__)[:2])
+        if found < self.oldest:
+            wanted = ".".join(map(str, self.oldest))
+            raise BackendError(
+                f"{self.label} {module.__version__} is too old; expected {wanted} or later: "
+                f"pip install -U '{self.name}>={wanted}'"
+            )
+        return module
+
+    def version(self) -> str:
+        """Version of the installed package.
+
+        Raises:
+            MissingPackageError, BackendError: see :meth:`load`.
+        """
+        return str(self.load().__version__)
+
+    def cuda(self) -> str:
+        """Major version of CUDA that the installed wheel is for, or ``unknown``."""
+        for major in range(19, 11, -1):
+            try:
+                version(f"{self.name}-cu{major}")
+            except PackageNotFoundError:
+                continue
+            return str(major)
+        return "unknown"
+
+    def is_portable(self, compute_capabilities: Sequence[str]) -> bool:
+        """Whether an engine for these targets is the same whatever GPU builds it."""
+        return self.builds_ahead and CURRENT not in compute_capabilities
+
+
+FLAVOURS: dict[str, Flavour] = {
+    "tensorrt": Flavour(
+        name="tensorrt",
+        label="TensorRT",
+        module="tensorrt",
+        extra="tensorrt",
+        oldest=(10, 13),
+        builds_ahead=False,
+        timing_cache=True,
+        runtime_cache=False,
+        levels=True,
+    ),
+    "tensorrt-rtx": Flavour(
+        name="tensorrt-rtx",
+        label="TensorRT-RTX",
+        module="tensorrt_rtx",
+        extra="rtx",
+        oldest=(1, 4),
+        builds_ahead=True,
+        timing_cache=False,
+        runtime_cache=True,
+        levels=False,
+    ),
+}
+"""Every flavour by name."""
+
+
+def flavour_of(name: str) -> Flavour:
+    """The flavour of a name; its package is not imported.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if name not in FLAVOURS:
+        raise UsageError(f"engine kind {name!r} is unknown; expected {' or '.join(FLAVOURS)}.")
+    return FLAVOURS[name]
+
+
+def typed_network_flags(trt: Any) -> int:
+    """Flags with which a network keeps the types of its graph."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def set_targets(
+    flavour: Flavour, trt: Any, config: Any, compute_capabilities: Sequence[str]
+) -> None:
+    """Tells a builder which GPUs the engine is for.
+
+    Args:
+        flavour: what builds.
+        trt: its module.
+        config: its builder configuration.
+        compute_capabilities: such as ``8.9``, or :data:`CURRENT`; empty for the flavour's default:
+            this machine's GPU, or for TensorRT-RTX all from 8.0.
+
+    Raises:
+        UsageError: if the flavour cannot choose, or does not know one.
+    """
+    if not compute_capabilities:
+        return
+    if not flavour.builds_ahead:
+        raise UsageError(
+            f"{flavour.label} builds for this machine's GPU and cannot target compute capability "
+            f"{', '.join(compute_capabilities)}; use tensorrt-rtx or leave it out."
+        )
+    config.num_compute_capabilities = len(compute_capabilities)
+    for index, text in enumerate(compute_capabilities):
+        config.set_compute_capability(_target(flavour, trt, text), index)
+
+
+def _target(flavour: Flavour, trt: Any, text: str) -> Any:
+    members = trt.ComputeCapability.__members__
+    name = "CURRENT" if text == CURRENT else f"SM{text.replace('.', '')}"
+    if name not in members or (text != CURRENT and "." not in text):
+        known = [f"{m[2:-1]}.{m[-1]}" for m in members if re.fullmatch(r"SM\d+", m)]
+        known.sort(key=lambda k: tuple(map(int, k.split("."))))
+        raise UsageError(
+            f"compute capability {text!r} is not one that {flavour.label} "
+            f"{trt.__version__} can target; expected {', '.join(known)} or {CURRENT}."
+        )
+    return members[name]
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Whether a builder's message says that less work would have been possible.
+
+    Both flavours report this in words only: no memory, or no kernel within the workspace.
+    """
+    return bool(re.search(r"memory|workspace|tactic|any implementation", message, re.IGNORECASE))
+
+
+def load_timing_cache(flavour: Flavour, config: Any, path: Path) -> str | None:
+    """Attaches the timings of earlier builds to a builder configuration.
+
+    Args:
+        flavour: nothing is done for one without a timing cache.
+        config: the builder configuration.
+        path: the file of this GPU and version; it need not exist.
+
+    Returns:
+        Why the stored timings were discarded, or None.
+    """
+    if not flavour.timing_cache:
+        return None
+    stored, problem = read_blob(path)
+    if stored:
+        cache = config.create_timing_cache(stored)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return None
+        problem = f"{flavour.label} refuses {path.name}"
+        discard(path)
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+    return problem
+
+
+def save_timing_cache(flavour: Flavour, config: Any, path: Path) -> None:
+    """Stores the timings of a build together with what other processes stored meanwhile.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    cache = config.get_timing_cache() if flavour.timing_cache else None
+    if cache is None:
+        return
+    with locked(path.with_name(f"{path.name}.lock")):
+        stored, _ = read_blob(path)
+        other = config.create_timing_cache(stored) if stored else None
+        if other is not None:
+            cache.combine(other, False)  # it keeps its own where both have one
+        write_blob(path, bytes(cache.serialize()))
+
+
+def load_runtime_cache(flavour: Flavour, runtime_config: Any, path: Path) -> str | None:
+    """Attaches a runtime cache, with what earlier runs compiled, to an ``IRuntimeConfig``.
+
+    TensorRT-RTX refuses by itself what another GPU, driver or version made.
+
+    Args:
+        flavour: nothing is done for one without a runtime cache.
+        runtime_config: made by the engine's ``create_runtime_config``.
+        path: the file, see :meth:`srtrt.runtime.engines.cache.EngineCache.runtime_cache_path`.
+
+    Returns:
+        Why the stored one was discarded, or None.
+    """
+    if not flavour.runtime_cache:
+        return None
+    cache = runtime_config.create_runtime_cache()
+    stored, problem = read_blob(path)
+    if stored and not cache.deserialize(stored):
+        problem = f"{flavour.label} refuses {path.name}"
+        discard(path)
+    runtime_config.set_runtime_cache(cache)
+    return problem
+
+
+def save_runtime_cache(flavour: Flavour, runtime_config: Any, path: Path) -> None:
+    """Stores what was compiled in this run, if it is not what is stored already.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    cache = runtime_config.get_runtime_cache() if flavour.runtime_cache else None
+    if cache is None:
+        return
+    data = bytes(cache.serialize())
+    with locked(path.with_name(f"{path.name}.lock")):
+        if data != read_blob(path)[0]:
+            write_blob(path, data)

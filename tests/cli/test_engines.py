@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from engine_support import RTX, Builder, accept, flip, small_key
+
+from srtrt.runtime.engines.cache import EngineCache, sidecar_path
+from srtrt.runtime.engines.command import engines
+from srtrt.runtime.engines.key import EngineKey, EngineShape
+from srtrt.runtime.engines.stored import locked
+
+pytest.importorskip(
+    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+)
+
+
+@pytest.fixture
+def graph(tiny_graphs: dict[str, Path]) -> Path:
+    return tiny_graphs["rgb8-fp32"]
+
+
+@pytest.fixture
+def key(graph: Path) -> EngineKey:
+    return small_key(graph)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "engines")
+
+
+@pytest.fixture
+def build(graph: Path) -> Builder:
+    return Builder(graph)
+
+
+def run(cache: EngineCache, *arguments: str) -> Result:
+    return CliRunner().invoke(engines, [*arguments, "--folder", str(cache.folder)])
+
+
+def test_list_and_explain(cache: EngineCache, key: EngineKey, build: Builder) -> None:
+    assert "no engines" in run(cache, "list").output
+    good = cache.get_or_build(key, build, accept)
+    old = cache.get_or_build(replace(key, flavour_version="1.2"), build)
+    broken = cache.get_or_build(replace(key, shape=EngineShape.static(8, 8)), build)
+    flip(broken.path)
+    listed = {row.split()[0]: row for row in run(cache, "list").output.splitlines()[1:]}
+    assert "71.5 dB, max 1" in listed[good.path.stem]
+    assert listed[good.path.stem].rstrip().endswith("usable")
+    version = f"the TensorRT version is {RTX.version()} and was 1.2"
+    assert version in listed[old.path.stem]
+    assert "not measured yet" in listed[old.path.stem]
+    assert "is damaged" in listed[broken.path.stem]
+    text = run(cache, "explain", good.path.name).output
+    for expected in (
+        "Usable on this machine.",
+        "71.5 dB, max 1",
+        f"  graph_sha256: {key.graph_sha256}",
+        "  driver: -",
+        "  convolutions: {'FLOAT': 9}",
+        good.record.engine_sha256,
+    ):
+        assert expected in text
+    assert f"Not usable here: {version}." in run(cache, "explain", old.path.stem).output
+    ambiguous = run(cache, "explain", "tiny-")
+    assert "fits 3 engines" in str(ambiguous.exception)
+    assert "fits no engine" in str(run(cache, "explain", "nothing").exception)
+
+
+def test_prune_removes_what_cannot_be_used(
+    cache: EngineCache, key: EngineKey, build: Builder
+) -> None:
+    good = cache.get_or_build(key, build)
+    old = cache.get_or_build(replace(key, flavour_version="1.2"), build)
+    broken = cache.get_or_build(replace(key, shape=EngineShape.static(8, 8)), build)
+    flip(broken.path)
+    (cache.folder / "dead.lock").touch()
+    (cache.folder / ".dead.engine.part").touch()
+    before = sorted(cache.folder.iterdir())
+    dry = run(cache, "prune", "--dry-run").output
+    assert sorted(cache.folder.iterdir()) == before
+    assert f"would remove {old.path.name}: the TensorRT version" in dry
+    with locked(cache.folder / f"{broken.path.stem}.lock"):
+        assert f"kept {broken.path.name}: it is in use" in run(cache, "prune").output
+    assert f"removed {broken.path.name}" in run(cache, "prune").output
+    assert sorted(p.name for p in cache.folder.iterdir()) == [
+        good.path.name,
+        sidecar_path(good.path).name,
+        f"{good.path.stem}.lock",
+    ]
+    assert run(cache, "prune", "--older-than", "1").output.startswith("removed 0.0 MB")
+    assert cache.find(key) is not None
+    run(cache, "prune", "--all")
+    assert list(cache.folder.iterdir()) == []
