@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import InputError
-from srtrt.export.engine_build import Note, build_engine
-from srtrt.export.engine_monitor import Progress
 from srtrt.export.parity import (
     Picture,
     compare_outputs,
@@ -22,10 +20,12 @@ from srtrt.export.parity import (
 )
 from srtrt.graph import load_graph
 from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.engines.build import Note, build_engine
 from srtrt.runtime.engines.cache import BuiltEngine, CachedEngine, EngineCache, Verify
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize, engine_key
+from srtrt.runtime.engines.monitor import Progress
 from srtrt.runtime.models import Model
 
 OpenEngine = Callable[[BuiltEngine], Backend]
@@ -59,7 +59,7 @@ def export_engine(
         cache: where it is kept; by default in the user's cache folder.
         verify: judges it, see :func:`engine_gate`; None where it cannot run.
         because: builds it anew for this reason (a clause), even if there is one.
-        on_progress: see :func:`srtrt.export.engine_build.build_engine`.
+        on_progress: see :func:`srtrt.runtime.engines.build.build_engine`.
         on_note: is told in sentences what is done and why.
 
     Raises:

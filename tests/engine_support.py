@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from srtrt.errors import ParityError
-from srtrt.export.engine_build import build_engine
 from srtrt.graph import load_graph
+from srtrt.runtime.engines.build import build_engine
 from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.gpu import GpuFacts

@@ -22,11 +22,11 @@ from srtrt.errors import (
     ParityError,
     UsageError,
 )
-from srtrt.export.engine_build import build_engine
 from srtrt.export.engines import batch_inputs, engine_gate, export_engine, picture_batches
 from srtrt.export.parity import graph_backend, read_pictures
 from srtrt.graph import load_graph, stamp
 from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.engines.build import build_engine
 from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, read_engine
 from srtrt.runtime.engines.flavour import FLAVOURS, flavour_of
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts

@@ -40,7 +40,7 @@ pytest.importorskip(
 WORKER = """
 import sys
 from pathlib import Path
-from srtrt.export.engine_build import build_engine
+from srtrt.runtime.engines.build import build_engine
 from srtrt.graph import load_graph
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import FLAVOURS

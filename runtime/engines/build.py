@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError
 from onnx import ValueInfoProto
 
 from srtrt.errors import BackendError, DeviceMemoryError, ModelError, OutputError, UsageError
-from srtrt.export.engine_monitor import LOG_NAME, Listener, Progress
 from srtrt.graph import read_spec
 from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import (
@@ -28,6 +27,7 @@ from srtrt.runtime.engines.flavour import (
 )
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.monitor import LOG_NAME, Listener, Progress
 from srtrt.runtime.memory import memory_limit
 from srtrt.spec import ModelSpec
 
