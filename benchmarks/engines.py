@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from srtrt.errors import UsageError
 from srtrt.export.api import checkpoint_of
-from srtrt.export.parity import reference_backend
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.parity import reference_backend
 from srtrt.spec import Form, Precision
 
 REFERENCE = "torch-eager-fp32"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from srtrt.benchmarks.engines import REFERENCE, open_engine
-from srtrt.export.parity import form_inputs, read_pictures
 from srtrt.resample import resize_bicubic
+from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.spec import Form
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from srtrt.benchmarks.engines import REFERENCE, open_engine
 from srtrt.datasets import list_images, lr_hr_pair
 from srtrt.errors import UsageError
-from srtrt.export.parity import compare_outputs, form_inputs, graph_backend, passes
 from srtrt.metrics import mod_crop, psnr_y
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.models import find_model
+from srtrt.runtime.parity import compare_outputs, form_inputs, graph_backend, passes
 from srtrt.spec import Form
 
 GRAPH_FP16 = "graph-fp16"

@@ -10,7 +10,10 @@ from onnx import ModelProto
 
 from srtrt.errors import InputError, ModelError, OutputError, UsageError
 from srtrt.export.onnx_graph import network_graph
-from srtrt.export.parity import (
+from srtrt.graph import dress, graph_file_name, save_graph, stamp, to_half
+from srtrt.networks.checkpoint import load_checkpoint
+from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.parity import (
     Parity,
     Picture,
     graph_backend,
@@ -19,9 +22,6 @@ from srtrt.export.parity import (
     reference_backend,
     require_parity,
 )
-from srtrt.graph import dress, graph_file_name, save_graph, stamp, to_half
-from srtrt.networks.checkpoint import load_checkpoint
-from srtrt.runtime.models import Model, find_model
 from srtrt.spec import Form, ModelSpec, Precision
 
 GRAPH_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")

@@ -11,13 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import InputError
-from srtrt.export.parity import (
-    Picture,
-    compare_outputs,
-    form_inputs,
-    reference_backend,
-    require_parity,
-)
 from srtrt.graph import load_graph
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.engines.build import Note, build_engine
@@ -27,6 +20,13 @@ from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize, engine_key
 from srtrt.runtime.engines.monitor import Progress
 from srtrt.runtime.models import Model
+from srtrt.runtime.parity import (
+    Picture,
+    compare_outputs,
+    form_inputs,
+    reference_backend,
+    require_parity,
+)
 
 OpenEngine = Callable[[BuiltEngine], Backend]
 """Opens an engine that was just built, to run it."""

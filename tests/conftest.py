@@ -10,9 +10,9 @@ import pytest
 import torch
 from support import REPOSITORY, lively_generator
 
-from srtrt.export.parity import read_pictures
 from srtrt.networks.checkpoint import generator_state, make_spec, save_checkpoint
 from srtrt.networks.generator import GeneratorConfig
+from srtrt.runtime.parity import read_pictures
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

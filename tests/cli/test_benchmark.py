@@ -12,7 +12,7 @@ from video_clips import make_clip, picture
 from srtrt.benchmarks.tables import table
 from srtrt.benchmarks.thirdparty import ThirdPartyGenerator
 from srtrt.cli import main
-from srtrt.export.parity import read_pictures
+from srtrt.runtime.parity import read_pictures
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from srtrt.cli import main
-from srtrt.export import parity
 from srtrt.graph import load_graph
 from srtrt.networks.checkpoint import load_checkpoint
+from srtrt.runtime import parity
 from srtrt.runtime.engines.cache import read_engine
 
 

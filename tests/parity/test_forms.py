@@ -10,7 +10,10 @@ import pytest
 
 from srtrt.colour import YuvColour
 from srtrt.errors import InputError, ModelError, ParityError
-from srtrt.export.parity import (
+from srtrt.graph import dress, load_graph, read_spec, to_half
+from srtrt.runtime.backends import backend_class
+from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.parity import (
     Parity,
     form_inputs,
     graph_backend,
@@ -20,9 +23,6 @@ from srtrt.export.parity import (
     reference_backend,
     require_parity,
 )
-from srtrt.graph import dress, load_graph, read_spec, to_half
-from srtrt.runtime.backends import backend_class
-from srtrt.runtime.models import Model, find_model
 from srtrt.spec import SPEC_KEY, Form
 
 FORMS: tuple[Form, ...] = ("rgb8", "yuv420p8")

@@ -18,12 +18,12 @@ from srtrt.errors import (
     ModelError,
     UsageError,
 )
-from srtrt.export.parity import form_inputs, read_pictures
 from srtrt.runtime import session as sessions
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from srtrt.runtime.backends.openvino import OpenVinoBackend
 from srtrt.runtime.memory import MEMORY_VARIABLE
 from srtrt.runtime.models import find_model
+from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.runtime.select import choose
 from srtrt.runtime.session import open_session
 from srtrt.spec import Form
@@ -184,7 +184,7 @@ def test_default_model_beats_bicubic_on_a_real_picture() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_torch_on_cuda_agrees_with_the_cpu(precision: str, tiny_checkpoint: Path) -> None:
-    from srtrt.export.parity import compare_outputs, passes
+    from srtrt.runtime.parity import compare_outputs, passes
 
     inputs = form_inputs(PICTURE, "yuv420p8")
     outputs = []

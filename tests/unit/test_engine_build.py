@@ -23,7 +23,6 @@ from srtrt.errors import (
     UsageError,
 )
 from srtrt.export.engines import batch_inputs, engine_gate, export_engine, picture_batches
-from srtrt.export.parity import graph_backend, read_pictures
 from srtrt.graph import load_graph, stamp
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.engines.build import build_engine
@@ -32,6 +31,7 @@ from srtrt.runtime.engines.flavour import FLAVOURS, flavour_of
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
 from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
 from srtrt.runtime.models import find_model
+from srtrt.runtime.parity import graph_backend, read_pictures
 
 pytest.importorskip(
     "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"

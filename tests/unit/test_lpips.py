@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from srtrt.benchmarks.lpips import NETWORK_FILE, WEIGHTS_FILE, Lpips
 from srtrt.benchmarks.tables import table
 from srtrt.errors import InputError, MissingPackageError
-from srtrt.export.parity import read_pictures
 from srtrt.resample import resize_bicubic
+from srtrt.runtime.parity import read_pictures
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def read_pictures(folder: Path | None = None) -> list[Picture]:
         InputError: if the folder is missing, holds no picture, or one cannot be read.
     """
     pictures = []
-    for path in list_images([folder or Path(str(files("srtrt.export"))) / "pictures"]):
+    for path in list_images([folder or Path(str(files("srtrt.runtime"))) / "pictures"]):
         image = read_rgb8(path)
         if min(image.shape[:2]) < 2:
             raise InputError(f"{path}: smaller than 2x2 pixels.")

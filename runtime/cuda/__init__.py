@@ -1,0 +1,1 @@
+"""CUDA streams, memory and graphs behind one small interface."""
