@@ -9,6 +9,7 @@ from srtrt.runtime.backends.base import Backend
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "srtrt.runtime.backends.onnxruntime:OnnxRuntimeBackend",
+    "onnxruntime-tensorrt": "srtrt.runtime.backends.onnxruntime:OnnxRuntimeTensorRtBackend",
     "openvino": "srtrt.runtime.backends.openvino:OpenVinoBackend",
     "torch": "srtrt.runtime.backends.torch:TorchBackend",
 }

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError
+from srtrt.errors import BackendError, DeviceMemoryError, SrtrtError
 from srtrt.runtime.models import Model
+from srtrt.runtime.ring import Arrays, Pending
+from srtrt.runtime.rings import FrameRings
 from srtrt.spec import Form, ModelSpec, Precision
-
-Arrays = Mapping[str, NDArray[Any]]
-"""Named tensors of a form, see :mod:`srtrt.forms`; uint8 images and small float32 tables."""
 
 _MEMORY_SIGNS = ("bad_alloc", "out of memory", "allocate memory", "failed to allocate", "bad alloc")
 
@@ -40,7 +40,7 @@ class Capability:
 class Backend(ABC):
     """One opened network on one engine.
 
-    A backend is a context manager. :meth:`infer` may be called from any one thread at a time.
+    A backend is a context manager. Its methods may be called from any one thread at a time.
     """
 
     name: ClassVar[str]
@@ -59,6 +59,8 @@ class Backend(ABC):
         self.model, self.form, self.device, self.precision = model, form, device, precision
         self.spec = self._read_spec(model)
         self._closed = False
+        self._rings: FrameRings | None = None
+        """Where frames are computed, for a backend that computes several at the same time."""
 
     def _read_spec(self, model: Model) -> ModelSpec:
         return model.spec
@@ -73,6 +75,26 @@ class Backend(ABC):
         """Engine, precision and device in a few words."""
         return f"{self.name} {self.precision} ({self.device})"
 
+    @property
+    def in_flight(self) -> int:
+        """How many frames may be submitted before one must be collected."""
+        return self._rings.capacity if self._rings else 1
+
+    def prepare(self, width: int, height: int) -> None:
+        """Does what must be done before the first frame of a size, so that it is not in the way.
+
+        Args:
+            width: of the frames, in LR pixels.
+            height: likewise.
+
+        Raises:
+            DeviceMemoryError: if memory ran out; a smaller tile may fit.
+            BackendError: if the backend is closed or the engine fails.
+        """
+        with self._translated():
+            if self._rings is not None:
+                self._rings.prepare(width, height)
+
     def infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Computes one batch.
 
@@ -86,10 +108,40 @@ class Backend(ABC):
             DeviceMemoryError: if memory ran out; a smaller tile may fit.
             BackendError: if the backend is closed or the engine fails.
         """
+        return self.submit(inputs)()
+
+    def submit(self, inputs: Arrays) -> Pending:
+        """Starts a batch; up to :attr:`in_flight` frames may be uncollected.
+
+        Args:
+            inputs: as for :meth:`infer`; they may be changed as soon as it returns.
+
+        Returns:
+            A function that waits for the outputs and returns them, with the same errors.
+
+        Raises:
+            DeviceMemoryError, BackendError: see :meth:`infer`.
+        """
+        with self._translated():
+            if self._rings is None:
+                outputs = self._infer(inputs)
+                return lambda: outputs
+            pending = self._rings.submit(inputs)
+
+        def collect() -> dict[str, NDArray[Any]]:
+            with self._translated():
+                return pending()
+
+        return collect
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         if self._closed:
             raise BackendError(f"{self.description} was closed; open it again.")
         try:
-            return self._infer(inputs)
+            yield
+        except SrtrtError:
+            raise
         except MemoryError as error:
             raise DeviceMemoryError(f"{self.description}: out of memory.") from error
         except self.failures as error:
@@ -102,13 +154,17 @@ class Backend(ABC):
         """Releases the engine; harmless when repeated."""
         if not self._closed:
             self._closed = True
+            if self._rings is not None:
+                self._rings.close()
             self._release()
 
     @abstractmethod
-    def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]: ...
+    def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Computes one batch without rings."""
 
     @abstractmethod
-    def _release(self) -> None: ...
+    def _release(self) -> None:
+        """Releases the engine."""
 
     def __enter__(self) -> Backend:
         return self

@@ -1,16 +1,25 @@
-"""ONNX Runtime on the CPU or, through its CUDA provider, on an NVIDIA GPU."""
+"""ONNX Runtime on the CPU or, through its CUDA or TensorRT provider, on an NVIDIA GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, MissingPackageError
-from srtrt.runtime.backends.base import Arrays, Backend, Capability
+from srtrt.files import cache_folder
+from srtrt.runtime.backends.base import Backend, Capability
+from srtrt.runtime.cuda import installed_binding, open_device
+from srtrt.runtime.cuda.device import Stream
+from srtrt.runtime.cuda.plain import PlainDevice
+from srtrt.runtime.engines.key import InputSize
+from srtrt.runtime.engines.stored import make_folder
+from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.models import Model
+from srtrt.runtime.ring import Arrays, RingOptions
+from srtrt.runtime.rings import FrameRings
 from srtrt.spec import Form, Precision
 
 
@@ -22,14 +31,19 @@ class OnnxRuntimeOptions:
     """Threads of one operator on the CPU; 0 is one per physical core."""
     optimise: bool = True
     """False runs the graph node by node as it is written."""
+    ring: RingOptions | None = None
+    """Frames in flight. None is the ring's own defaults on a GPU where a package to call CUDA is
+    installed, and one frame after the other elsewhere; on the CPU, a ring has threads for streams.
+    """
 
 
 class OnnxRuntimeBackend(Backend):
-    """An exported graph on ONNX Runtime."""
+    """An exported graph on ONNX Runtime; on a GPU through its CUDA provider."""
 
     name = "onnxruntime"
     bytes_per_pixel = 9_000
     failures = (Exception,)  # its own exceptions share no other base
+    gpu_provider: ClassVar[str] = "CUDAExecutionProvider"
 
     def __init__(
         self,
@@ -41,29 +55,48 @@ class OnnxRuntimeBackend(Backend):
         options: OnnxRuntimeOptions | None = None,
     ) -> None:
         super().__init__(model, form=form, device=device, precision=precision)
-        ort = _package()
-        settings = ort.SessionOptions()
-        options = options or OnnxRuntimeOptions()
-        settings.intra_op_num_threads = options.threads
+        self._ort = _package()
+        self._options = options or OnnxRuntimeOptions()
+        self._graph = model.graph(form, precision).SerializeToString()
+        ring = self._options.ring
+        if ring is None and device != "cpu" and installed_binding():
+            ring = RingOptions()
+        if ring is not None:
+            opened = PlainDevice() if device == "cpu" else open_device(device)
+            self._rings = FrameRings(opened, form, self._network_for, lambda _size: ring)
+        self._session = None if ring else self._open()
+        self._outputs = [each.name for each in form_layouts(form, _ANY) if not each.is_input]
+
+    def _open(self, stream: Stream | None = None) -> Any:
+        """A session, on a GPU one that computes on the stream if there is one."""
+        ort, settings = self._ort, self._ort.SessionOptions()
+        settings.intra_op_num_threads = self._options.threads
         settings.log_severity_level = 3
-        if not options.optimise:
+        if not self._options.optimise:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        provider: Any = "CPUExecutionProvider"
-        if device != "cpu":
-            index = int(device.partition(":")[2] or 0)
-            provider = ("CUDAExecutionProvider", {"device_id": index, "use_tf32": 0})
-        graph = model.graph(form, precision).SerializeToString()
+        wanted = "CPUExecutionProvider" if self.device == "cpu" else self.gpu_provider
+        facts = {} if self.device == "cpu" else self._provider_options(stream)
         try:
-            self._session = ort.InferenceSession(graph, settings, providers=[provider])
+            session = ort.InferenceSession(self._graph, settings, providers=[(wanted, facts)])
         except self.failures as error:
-            raise BackendError(f"onnxruntime cannot open {model.name}: {error}") from error
-        used = self._session.get_providers()[0]
-        if device != "cpu" and used != "CUDAExecutionProvider":
+            raise BackendError(f"{self.name} cannot open {self.model.name}: {error}") from error
+        used = session.get_providers()[0]
+        if used != wanted:
             raise BackendError(
-                f"onnxruntime could not start CUDA and would run on {used}; "
-                "check that the CUDA and cuDNN libraries it needs are installed."
+                f"{self.name} could not start {wanted} and would run on {used}; "
+                "check that the CUDA, cuDNN and TensorRT libraries it needs are installed."
             )
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        return session
+
+    def _provider_options(self, stream: Stream | None) -> dict[str, str]:
+        options = {"device_id": self.device.partition(":")[2] or "0"}
+        if stream is not None:
+            options["user_compute_stream"] = str(stream.handle)
+        return options | self._more_options()
+
+    def _more_options(self) -> dict[str, str]:
+        # Without TF32, which rounds the inputs of float32 convolutions to 10 bits of mantissa.
+        return {"use_tf32": "0"}
 
     @classmethod
     def capabilities(cls) -> Sequence[Capability]:
@@ -74,21 +107,103 @@ class OnnxRuntimeBackend(Backend):
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"onnxruntime {ort.__version__}"
         cpu = Capability(device="cpu", precisions=("fp32",), reason=f"{version}, CPU")
-        if "CUDAExecutionProvider" in ort.get_available_providers():
-            reason = f"{version} with its CUDA provider"
-            return [Capability(device="cuda:0", precisions=("fp16", "fp32"), reason=reason), cpu]
+        return [cls._gpu_capability(ort, version), cpu]
+
+    @classmethod
+    def _gpu_capability(cls, ort: Any, version: str) -> Capability:
+        if cls.gpu_provider in ort.get_available_providers():
+            reason = f"{version} with its {cls.gpu_provider}"
+            return Capability(device="cuda:0", precisions=("fp16", "fp32"), reason=reason)
         reason = (
-            f"{version} has no CUDA provider; on an NVIDIA GPU replace it: "
+            f"{version} has no {cls.gpu_provider}; on an NVIDIA GPU replace it: "
             "pip uninstall onnxruntime, then pip install 'srtrt[gpu]'"
         )
-        return [Capability(device="cuda:0", precisions=(), reason=reason), cpu]
+        return Capability(device="cuda:0", precisions=(), reason=reason)
+
+    def _network_for(self, size: InputSize) -> _OrtNetwork:
+        return _OrtNetwork(self, form_layouts(self.form, size))
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        assert self._session is not None
         results = self._session.run(self._outputs, dict(inputs))
         return dict(zip(self._outputs, results, strict=True))
 
     def _release(self) -> None:
         del self._session
+
+
+class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
+    """An exported graph on ONNX Runtime's TensorRT provider, which builds its own engines.
+
+    They are kept in the user's engine cache, and are not compared with PyTorch.
+    """
+
+    name = "onnxruntime-tensorrt"
+    gpu_provider = "TensorrtExecutionProvider"
+
+    @classmethod
+    def capabilities(cls) -> Sequence[Capability]:
+        """See :meth:`Backend.capabilities`; it computes on a GPU only."""
+        return super().capabilities()[:1]
+
+    def _more_options(self) -> dict[str, str]:
+        folder = cache_folder("engines") / "onnxruntime"
+        make_folder(folder)
+        return {
+            # Its networks are not strongly typed, so a float16 graph needs the flag as well.
+            "trt_fp16_enable": str(int(self.precision == "fp16")),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(folder),
+        }
+
+
+_ANY = InputSize(width=2, height=2)
+"""Names of tensors are the same for every size."""
+
+
+@dataclass(frozen=True)
+class _OrtNetwork:
+    """The graph for one size of batch; each stream has its own session."""
+
+    backend: OnnxRuntimeBackend
+    layouts: Sequence[TensorLayout]
+
+    def executor(self, stream: Stream) -> _OrtExecutor:
+        return _OrtExecutor(self.backend, self.layouts, stream)
+
+    def close(self) -> None:
+        pass
+
+
+class _OrtExecutor:
+    """A session on one stream, with inputs and outputs bound to addresses."""
+
+    capturable = False  # it may copy and allocate between kernels
+
+    def __init__(
+        self, backend: OnnxRuntimeBackend, layouts: Sequence[TensorLayout], stream: Stream
+    ) -> None:
+        self._layouts = layouts
+        self._session: Any = backend._open(stream)
+        self._place = ("cpu", 0)
+        self._run_options = backend._ort.RunOptions()
+        if backend.device != "cpu":
+            self._place = ("cuda", int(backend.device.partition(":")[2] or 0))
+            # The ring waits for its own events; the session must not wait as well.
+            self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def bind(self, addresses: Mapping[str, int]) -> Callable[[], None]:
+        session, options = self._session, self._run_options
+        binding = session.io_binding()
+        for each in self._layouts:
+            bind = binding.bind_input if each.is_input else binding.bind_output
+            bind(each.name, *self._place, each.dtype.type, each.shape, addresses[each.name])
+        return lambda: session.run_with_iobinding(binding, options)
+
+    def close(self) -> None:
+        self._session = None
 
 
 def _package() -> Any:

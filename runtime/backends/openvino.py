@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, MissingPackageError
-from srtrt.runtime.backends.base import Arrays, Backend, Capability
+from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.models import Model
+from srtrt.runtime.ring import Arrays
 from srtrt.spec import Form, Precision
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import MissingPackageError, ModelError
-from srtrt.runtime.backends.base import Arrays, Backend, Capability
+from srtrt.runtime.backends.base import Backend, Capability
+from srtrt.runtime.cuda import installed_binding, open_device
+from srtrt.runtime.cuda.device import Stream
+from srtrt.runtime.cuda.plain import PlainDevice
+from srtrt.runtime.engines.key import InputSize
+from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.models import Model
+from srtrt.runtime.ring import Arrays, RingOptions
+from srtrt.runtime.rings import FrameRings
 from srtrt.spec import Form, ModelSpec, Precision
 
 if TYPE_CHECKING:
@@ -25,6 +34,10 @@ class TorchOptions:
     """Fold BatchNorm and the tail; False runs the generator exactly as it was trained."""
     channels_last: bool = True
     """Keep activations in NHWC order, which is faster on CPU and GPU."""
+    ring: RingOptions | None = None
+    """Frames in flight. None is the ring's own defaults on a GPU where a package to call CUDA is
+    installed, and one frame after the other elsewhere; on the CPU, a ring has threads for streams.
+    """
 
 
 class TorchBackend(Backend):
@@ -55,6 +68,12 @@ class TorchBackend(Backend):
         network = network.eval().to(device, types[precision])
         # Module.to accepts a memory format, which its annotations leave out.
         self._network = network.to(memory_format=layout)  # type: ignore[call-overload]
+        ring = options.ring
+        if ring is None and device != "cpu" and installed_binding():
+            ring = RingOptions()
+        if ring is not None:
+            opened = PlainDevice() if device == "cpu" else open_device(device)
+            self._rings = FrameRings(opened, form, self._network_for, lambda _size: ring)
 
     def _read_spec(self, model: Model) -> ModelSpec:
         from srtrt.networks.checkpoint import load_checkpoint
@@ -83,12 +102,18 @@ class TorchBackend(Backend):
         reason = f"{version} sees no CUDA device"
         return [Capability(device="cuda:0", precisions=(), reason=reason), cpu]
 
+    def _network_for(self, size: InputSize) -> _TorchNetwork:
+        layouts = form_layouts(self.form, size)
+        return _TorchNetwork(self._torch, self.device, layouts, self._forward)
+
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         torch = self._torch
         tensors = {k: torch.tensor(v, device=self.device) for k, v in inputs.items()}
         with torch.inference_mode():
-            results = (self._rgb8 if self.form == "rgb8" else self._yuv420p8)(tensors)
-            return {name: tensor.cpu().numpy() for name, tensor in results.items()}
+            return {name: t.cpu().numpy() for name, t in self._forward(tensors).items()}
+
+    def _forward(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return (self._rgb8 if self.form == "rgb8" else self._yuv420p8)(tensors)
 
     def _network_on(self, x: Tensor) -> Tensor:
         x = x.to(self._dtype).contiguous(memory_format=self._layout)
@@ -115,6 +140,90 @@ class TorchBackend(Backend):
         del self._network
         if self.device != "cpu":
             self._torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class _TorchNetwork:
+    """The network for one size of batch; it has nothing of its own to release."""
+
+    torch: Any
+    device: str
+    layouts: Sequence[TensorLayout]
+    forward: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+    def executor(self, stream: Stream) -> _TorchExecutor:
+        return _TorchExecutor(self, stream)
+
+    def close(self) -> None:
+        pass
+
+
+class _TorchExecutor:
+    """The network on one stream, between addresses.
+
+    On a GPU it records its kernels with PyTorch's own CUDA graphs, which keep the memory between
+    them; a recording from outside would share that memory with whatever PyTorch does next.
+    """
+
+    capturable = False
+
+    def __init__(self, network: _TorchNetwork, stream: Stream) -> None:
+        self._network, self._torch = network, network.torch
+        self._stream: Any = None
+        if network.device != "cpu":
+            self._stream = self._torch.cuda.ExternalStream(stream.handle, device=network.device)
+
+    def bind(self, addresses: Mapping[str, int]) -> Callable[[], None]:
+        torch, layouts = self._torch, self._network.layouts
+        tensors = {each.name: self._tensor(addresses[each.name], each) for each in layouts}
+        inputs = {each.name: tensors[each.name] for each in layouts if each.is_input}
+
+        def compute() -> None:
+            with torch.inference_mode():
+                for name, result in self._network.forward(inputs).items():
+                    tensors[name].copy_(result)
+
+        if self._stream is None:
+            return compute
+        with torch.cuda.stream(self._stream):
+            compute()  # kernels are chosen on first use, which cannot be recorded
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            compute()
+
+        def replay() -> None:
+            with torch.cuda.stream(self._stream):
+                graph.replay()
+
+        return replay
+
+    def _tensor(self, address: int, layout: TensorLayout) -> Tensor:
+        """A tensor in memory that is not PyTorch's."""
+        if self._stream is None:
+            memory = (ctypes.c_uint8 * layout.nbytes).from_address(address)
+            array = np.ctypeslib.as_array(memory).view(layout.dtype).reshape(layout.shape)
+            host: Tensor = self._torch.from_numpy(array)
+            return host
+        described = _CudaArray(address, layout)
+        tensor: Tensor = self._torch.as_tensor(described, device=self._network.device)
+        return tensor
+
+    def close(self) -> None:
+        self._stream = None
+
+
+class _CudaArray:
+    """Memory on a GPU, described by version 3 of the CUDA array interface."""
+
+    def __init__(self, address: int, layout: TensorLayout) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": layout.shape,
+            "typestr": layout.dtype.str,
+            "data": (address, False),
+            "strides": None,
+            "version": 3,
+        }
 
 
 def _affine(torch: Any, matrix: Tensor, x: Tensor) -> Tensor:

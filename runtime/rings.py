@@ -1,0 +1,133 @@
+"""A ring for whatever size of frame comes next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtrt.errors import BackendError
+from srtrt.runtime.cuda.device import Device, Stream
+from srtrt.runtime.engines.key import InputSize
+from srtrt.runtime.layouts import form_layouts
+from srtrt.runtime.ring import Arrays, Executor, FrameRing, Pending, RingOptions
+from srtrt.spec import Form
+
+
+class Network(Protocol):
+    """A network made ready for one size of batch."""
+
+    def executor(self, stream: Stream) -> Executor:
+        """Opens it for a stream."""
+
+    def close(self) -> None:
+        """Releases it after its executors; harmless when repeated."""
+
+
+class FrameRings:
+    """Holds one :class:`FrameRing`, and replaces it when frames of another size come.
+
+    Closes the device with itself.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        form: Form,
+        open_network: Callable[[InputSize], Network],
+        options_for: Callable[[InputSize], RingOptions],
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            device: where frames are computed.
+            form: their form.
+            open_network: makes the network ready for frames of a size, ``batch`` included.
+            options_for: how to compute frames of a size; its ``batch`` is not looked at.
+        """
+        self._device, self._form = device, form
+        self._open_network, self._options_for = open_network, options_for
+        self._size: InputSize | None = None
+        self._ring: FrameRing | None = None
+        self._network: Network | None = None
+
+    @property
+    def capacity(self) -> int:
+        """How many frames may be in flight; 1 before the first."""
+        return self._ring.capacity if self._ring else 1
+
+    def prepare(self, width: int, height: int) -> FrameRing:
+        """The ring for frames of a size in LR pixels, opened if there is none.
+
+        Raises:
+            BackendError: if frames of another size are in flight, or the network fails.
+            DeviceMemoryError: if memory does not suffice.
+        """
+        size = InputSize(width=width, height=height)
+        if self._ring is not None and size == self._size:
+            return self._ring
+        if self._ring is not None and self._ring.uncollected:
+            raise BackendError(
+                f"{self._ring.uncollected} frames of {self._size} are in flight; "
+                f"collect them before frames of {size}."
+            )
+        self._release()
+        options = self._options_for(size)
+        batch = InputSize(width=width, height=height, batch=options.batch)
+        with self._device.current():
+            self._network = self._open_network(batch)
+            layouts = form_layouts(self._form, batch)
+            self._ring = FrameRing(self._device, layouts, self._network.executor, options)
+        self._size = size
+        return self._ring
+
+    def submit(self, inputs: Arrays) -> Pending:
+        """Starts the frames of a batch; several are computed before it returns.
+
+        Args:
+            inputs: every input of the form.
+
+        Returns:
+            A function that waits for the outputs.
+        """
+        images, frames, width, height = _described(inputs)
+        ring = self.prepare(width, height)
+        if frames == 1:
+            return ring.submit(inputs)
+        pending: deque[Pending] = deque()
+        results = []
+        for index in range(frames):
+            if len(pending) == ring.capacity:
+                results.append(pending.popleft()())
+            one = {name: inputs[name][index : index + 1] for name in images}
+            pending.append(ring.submit({**inputs, **one}))
+        results += [each() for each in pending]
+        whole = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+        return lambda: whole
+
+    def close(self) -> None:
+        """Releases everything; harmless when repeated."""
+        self._release()
+        self._device.close()
+
+    def _release(self) -> None:
+        ring, self._ring = self._ring, None
+        network, self._network = self._network, None
+        if ring is not None:
+            ring.close()
+        if network is not None:
+            with self._device.current():
+                network.close()
+
+
+def _described(inputs: Mapping[str, NDArray[Any]]) -> tuple[list[str], int, int, int]:
+    """Names of the images, and number, width and height of the frames."""
+    images = [name for name, array in inputs.items() if array.dtype == np.uint8]
+    if "rgb" in inputs:
+        frames, height, width, _ = inputs["rgb"].shape
+    else:
+        frames, _, height, width = inputs["y"].shape
+    return images, frames, width, height
