@@ -130,12 +130,14 @@ def _export_engines(
     targets: tuple[str, ...],
 ) -> None:
     """Verified graphs in a temporary folder, then an engine of each for each shape."""
-    from srtrt.export.api import export_model
-    from srtrt.export.engines import export_engine
+    from srtrt.export.api import checkpoint_of, export_model
+    from srtrt.graph import load_graph
+    from srtrt.runtime.backends.tensorrt import engine_judge
     from srtrt.runtime.engines.cache import EngineCache
     from srtrt.runtime.engines.flavour import flavour_of
     from srtrt.runtime.engines.gpu import gpu_facts
     from srtrt.runtime.engines.key import EngineOptions, EngineShape
+    from srtrt.runtime.engines.provide import provide_engine
 
     if not shapes:
         raise UsageError("an engine needs the size of its frames, such as --shape 1920x1080.")
@@ -150,18 +152,21 @@ def _export_engines(
     )
     flavour, cache = flavour_of(format_), EngineCache(Path(out) if out else None)
     flavour.load()  # before any work is done
+    gpu = gpu_facts()
+    judge = engine_judge(checkpoint_of(model), flavour, gpu)
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
     with tempfile.TemporaryDirectory() as folder, bar:
         for graph in export_model(model, Path(folder), **how):
             for shape in parsed:
                 task = bar.add_task(f"{graph.path.stem} {shape}", total=1)
-                made = export_engine(
-                    graph.path,
+                made = provide_engine(
+                    load_graph(graph.path)[0],
                     shape,
                     options,
                     flavour=flavour,
-                    gpu=gpu_facts(),
+                    gpu=gpu,
                     cache=cache,
+                    verify=judge,
                     because="--overwrite was given" if overwrite else None,
                     on_progress=partial(_advance, bar, task),
                     on_note=lambda text: click.echo(f"note: {text}", err=True),

@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from srtrt.files import replace_when_complete
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
@@ -26,6 +33,7 @@ class _Terminal(ImageWatcher):
         self.session: Session | None = None
         self.notes_told = 0
         self.task = progress.add_task("opening", total=None)
+        self.engine: TaskID | None = None
 
     def planned(self, total: int) -> None:
         self.progress.update(self.task, total=total)
@@ -37,6 +45,11 @@ class _Terminal(ImageWatcher):
 
     def started(self, source: Path) -> None:
         self.progress.update(self.task, description=source.name)
+
+    def building(self, share: float, phase: str) -> None:
+        if self.engine is None:
+            self.engine = self.progress.add_task("building the engine", total=1)
+        self.progress.update(self.engine, completed=share, visible=share < 1)
 
     def finished(self, result: ImageResult) -> None:
         self.progress.advance(self.task)
@@ -66,7 +79,7 @@ def _progress(quiet: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,

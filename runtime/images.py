@@ -59,6 +59,9 @@ class ImageWatcher:
     def started(self, source: Path) -> None:
         """A file is next."""
 
+    def building(self, share: float, phase: str) -> None:
+        """An engine is being built; ``share`` of it, 0..1, is done."""
+
     def finished(self, result: ImageResult) -> None:
         """A file is done or has failed."""
 
@@ -284,8 +287,16 @@ def upscale_images(
 
         @functools.cache
         def opened() -> sessions.Session:
-            names = {"model": model, "backend": backend, "device": device, "precision": precision}
-            session = stack.enter_context(sessions.open_session(form="rgb8", tile=tile, **names))
+            session = sessions.open_session(
+                model=model,
+                form="rgb8",
+                backend=backend,
+                device=device,
+                precision=precision,
+                tile=tile,
+                on_build=watcher.building,
+            )
+            stack.enter_context(session)
             watcher.opened(session)
             return session
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,25 @@ def reference_backend(model: Model, form: Form) -> Backend:
 
     options = TorchOptions(rewritten=False, channels_last=False)
     return TorchBackend(model, form=form, device="cpu", precision="fp32", options=options)
+
+
+@contextmanager
+def reference_for(model: Model, form: Form) -> Iterator[tuple[Backend, str]]:
+    """What a model's artifacts are compared with here, and its name.
+
+    That is the generator as trained, in PyTorch float32, if there is a checkpoint and PyTorch is
+    installed; else the model's graph in ONNX Runtime on the CPU.
+
+    Raises:
+        MissingPackageError: if neither PyTorch nor ONNX Runtime is installed.
+    """
+    if model.checkpoint_path is not None and find_spec("torch") and find_spec("safetensors"):
+        with reference_backend(model, form) as reference:
+            yield reference, "PyTorch fp32"
+        return
+    precision = model.spec.precision
+    with OnnxRuntimeBackend(model, form=form, device="cpu", precision=precision) as reference:
+        yield reference, f"the {precision} graph in onnxruntime"
 
 
 def graph_backend(name: str, graph: ModelProto, form: Form, precision: Precision) -> Backend:

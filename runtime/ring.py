@@ -28,8 +28,9 @@ Pending = Callable[[], dict[str, NDArray[Any]]]
 class Executor(Protocol):
     """A network that computes on one stream, between memory whose addresses it is told."""
 
-    capturable: bool
-    """Whether what it gives to its stream can be recorded as part of a graph."""
+    @property
+    def capturable(self) -> bool:
+        """Whether its work can be recorded; asked after the first computation."""
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[], None]:
         """Prepares computing between these addresses of all tensors.
@@ -90,8 +91,8 @@ class _Slot:
     done: Event
     marks: list[Event]
     """Start, copied in, computed; only if traced."""
+    executor: Executor
     compute: Callable[[], None]
-    capturable: bool
     graph: Graph | None = None
     flight: _Flight | None = None
     """What is in it; None if it is free."""
@@ -264,8 +265,8 @@ class FrameRing:
                 self._owned(stack, self._device.event(timed=True))
                 for _ in range(3 if self._trace else 0)
             ],
+            executor=executor,
             compute=executor.bind({name: memory.address for name, memory in device.items()}),
-            capturable=executor.capturable,
         )
 
     def _warm_up(self, stack: ExitStack, slot: _Slot) -> None:
@@ -273,7 +274,7 @@ class FrameRing:
         self._enqueue(slot)
         slot.stream.synchronize()
         wanted = self._options.graph and self._device.captures and not self._trace
-        if wanted and slot.capturable:
+        if wanted and slot.executor.capturable:
             graph = self._device.capture(slot.stream, lambda: self._enqueue(slot))
             slot.graph = self._owned(stack, graph)
 

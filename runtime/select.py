@@ -11,6 +11,7 @@ from srtrt.runtime.backends.base import Capability
 from srtrt.spec import Precision
 
 AUTO_ORDER: tuple[tuple[str, str], ...] = (
+    ("tensorrt", "cuda"),
     ("onnxruntime", "cuda"),
     ("openvino", "cpu"),
     ("onnxruntime", "cpu"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from srtrt.errors import DeviceMemoryError, UsageError
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.first_frame import require_plausible
 from srtrt.runtime.memory import memory_limit
 from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.ring import Pending
 from srtrt.runtime.select import choose
 from srtrt.runtime.tiling import TilePlan, Window, plan_tiles
 from srtrt.spec import Form
@@ -54,7 +57,34 @@ class Session:
         self._max_pixels = max(1, memory_limit(backend.device) // _pixel_bytes(backend))
         self.scale = scale
         self.description = f"{backend.model.name} on {backend.description}"
-        self.notes: list[str] = []
+        self.notes = backend.notes
+        self._checked = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches may be submitted before one must be collected."""
+        return self._backend.in_flight
+
+    def prepare(self, width: int, height: int) -> None:
+        """Does what must be done before the first picture of a size, such as building an engine.
+
+        Args:
+            width: of the pictures, in LR pixels.
+            height: likewise.
+
+        Raises:
+            DeviceMemoryError: if even the smallest tile does not fit.
+            BackendError: if the engine fails.
+        """
+        while True:
+            plan = self._plan(1, height, width)
+            rows, columns = plan.tile_size
+            try:
+                self._backend.prepare(columns, rows)
+                return
+            except DeviceMemoryError:
+                if not self._shrink(plan, 1, height, width):
+                    raise
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Computes one batch; when memory runs out, again with smaller tiles.
@@ -67,27 +97,63 @@ class Session:
 
         Raises:
             DeviceMemoryError: if even the smallest tile does not fit.
-            BackendError: if the engine fails.
+            BackendError: if the engine fails, or the first picture comes out black.
         """
         while True:
             plan = self.plan(inputs)
             try:
-                return self._infer_tiles(inputs, plan)
+                return self._plausible(inputs, self._infer_tiles(inputs, plan))
             except DeviceMemoryError:
-                smaller = plan.tile_size[0] * plan.tile_size[1] // 2
-                self._side, self._untiled, self._max_pixels = None, False, smaller
-                if self.plan(inputs).tile_size == plan.tile_size:
+                if not self._shrink(plan, *self._size(inputs)):
                     raise
-                height, width = self.plan(inputs).tile_size
-                self.notes.append(
-                    f"Memory ran out; went on with tiles of at most {width}x{height} pixels."
-                )
+
+    def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
+        """Starts one batch; up to :attr:`in_flight` may be uncollected.
+
+        Args:
+            inputs: as for :meth:`infer`; not to be changed before the result is there.
+
+        Returns:
+            A function that waits for the outputs and returns them, with the same errors.
+        """
+        if self._backend.in_flight == 1 or self.plan(inputs).count > 1:
+            outputs = self.infer(inputs)
+            return lambda: outputs
+        pending = self._backend.submit(inputs)
+        return lambda: self._plausible(inputs, pending())
+
+    def _plausible(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        if not self._checked:
+            require_plausible(inputs, outputs, self.description)
+            self._checked = True
+        return outputs
+
+    def _shrink(self, plan: TilePlan, frames: int, height: int, width: int) -> bool:
+        """Plans tiles of half the size, as memory ran out; False if there are none."""
+        smaller = plan.tile_size[0] * plan.tile_size[1] * frames // 2
+        self._side, self._untiled, self._max_pixels = None, False, smaller
+        found = self._plan(frames, height, width).tile_size
+        if found == plan.tile_size:
+            return False
+        self.notes.append(
+            f"Memory ran out; went on with tiles of at most {found[1]}x{found[0]} pixels."
+        )
+        return True
 
     def plan(self, inputs: Mapping[str, NDArray[Any]]) -> TilePlan:
         """The tiles :meth:`infer` would use for these inputs."""
+        return self._plan(*self._size(inputs))
+
+    def _size(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[int, int, int]:
+        """Number, height and width of the pictures of a batch."""
         frame = inputs["y"] if self._yuv else inputs["rgb"]
         height, width = frame.shape[2:] if self._yuv else frame.shape[1:3]
-        pixels = 1 << 62 if self._untiled else self._max_pixels // max(1, frame.shape[0])
+        return frame.shape[0], height, width
+
+    def _plan(self, frames: int, height: int, width: int) -> TilePlan:
+        pixels = 1 << 62 if self._untiled else self._max_pixels // max(1, frames)
         return plan_tiles(
             height,
             width,
@@ -105,12 +171,10 @@ class Session:
         axes = self._axes()
         tables = {name: array for name, array in inputs.items() if name not in axes}
         outputs: dict[str, NDArray[Any]] = {}
-        for row, column in plan:
-            cut = {
-                name: np.ascontiguousarray(inputs[name][_region(axis, part, row, column, 1, True)])
-                for name, (axis, part) in axes.items()
-            }
-            result = self._backend.infer(cut | tables)
+        waiting: deque[tuple[Window, Window, Pending]] = deque()
+
+        def keep(row: Window, column: Window, pending: Pending) -> None:
+            result = pending()
             for name, (axis, part) in axes.items():
                 key = f"{name}_x4"
                 if key not in outputs:
@@ -121,6 +185,17 @@ class Session:
                 kept = _kept(axis, part, row, column, self.scale)
                 target = _region(axis, part, row, column, self.scale, False)
                 outputs[key][target] = result[key][kept]
+
+        for row, column in plan:
+            cut = {
+                name: np.ascontiguousarray(inputs[name][_region(axis, part, row, column, 1, True)])
+                for name, (axis, part) in axes.items()
+            }
+            waiting.append((row, column, self._backend.submit(cut | tables)))
+            if len(waiting) >= self._backend.in_flight:
+                keep(*waiting.popleft())
+        for each in waiting:
+            keep(*each)
         return outputs
 
     def _axes(self) -> dict[str, tuple[int, int]]:
@@ -185,6 +260,7 @@ def open_session(
     device: str = "auto",
     precision: str = "auto",
     tile: str | int = "auto",
+    on_build: Callable[[float, str], None] | None = None,
 ) -> Session:
     """Opens a model on a backend.
 
@@ -195,6 +271,7 @@ def open_session(
         device: ``auto``, ``cpu`` or ``cuda:N``.
         precision: ``auto`` or a :data:`srtrt.spec.Precision`.
         tile: ``auto``, ``none``, or the longest side of a tile in LR pixels.
+        on_build: while an engine is built, told what share is done, 0..1, and what is going on.
 
     Raises:
         InputError: if there is no such model.
@@ -208,6 +285,7 @@ def open_session(
     choice = choose(backend, device, _stored_precision(found, precision))
     kind = backend_class(choice.backend)
     opened = kind(found, form=form, device=choice.device, precision=choice.precision)
+    opened.on_build = on_build
     spec = opened.spec
     session = Session(opened, radius=spec.receptive_radius, scale=spec.scale, tile=tile)
     session.notes.append(f"Backend: {choice.reason}")

@@ -11,6 +11,7 @@ BACKENDS: dict[str, str] = {
     "onnxruntime": "srtrt.runtime.backends.onnxruntime:OnnxRuntimeBackend",
     "onnxruntime-tensorrt": "srtrt.runtime.backends.onnxruntime:OnnxRuntimeTensorRtBackend",
     "openvino": "srtrt.runtime.backends.openvino:OpenVinoBackend",
+    "tensorrt": "srtrt.runtime.backends.tensorrt:TensorRtBackend",
     "torch": "srtrt.runtime.backends.torch:TorchBackend",
 }
 """Backend name: module and class. A new engine is one file and one line here."""

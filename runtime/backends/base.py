@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -41,6 +41,10 @@ class Backend(ABC):
     """One opened network on one engine.
 
     A backend is a context manager. Its methods may be called from any one thread at a time.
+
+    Attributes:
+        notes: sentences worth telling the user, such as why an engine was built again.
+        on_build: if set, told how far the building of an engine is: share 0..1, and what goes on.
     """
 
     name: ClassVar[str]
@@ -58,6 +62,8 @@ class Backend(ABC):
         """
         self.model, self.form, self.device, self.precision = model, form, device, precision
         self.spec = self._read_spec(model)
+        self.notes: list[str] = []
+        self.on_build: Callable[[float, str], None] | None = None
         self._closed = False
         self._rings: FrameRings | None = None
         """Where frames are computed, for a backend that computes several at the same time."""

@@ -47,6 +47,7 @@ def build_engine(
     flavour: Flavour,
     gpu: GpuFacts | None = None,
     timing_cache: Path | None = None,
+    may_shrink: bool = True,
     on_progress: Progress | None = None,
     on_note: Note | None = None,
 ) -> BuiltEngine:
@@ -65,6 +66,7 @@ def build_engine(
             TensorRT-RTX can do with.
         timing_cache: file of kernel timings to use and extend, see
             :meth:`srtrt.runtime.engines.cache.EngineCache.timing_cache_path`; None for none.
+        may_shrink: whether single frames and smaller tiles may be tried.
         on_progress: is told how far a build is. Its exceptions stop the build.
         on_note: is told in a sentence when a build is tried again, or a timing cache discarded.
 
@@ -89,7 +91,7 @@ def build_engine(
     options = options or EngineOptions()
     shape.require_form(job.spec.form)
     asked, steps = _Rung(shape, options), list[str]()
-    for rung in _rungs(asked, job.spec, flavour):
+    for rung in _rungs(asked, job.spec, flavour, may_shrink):
         if steps:
             job.tell(f"{flavour.label} cannot build {steps[-1]}; trying {rung}.")
         started = time.monotonic()
@@ -149,7 +151,7 @@ class _Success:
     facts: Mapping[str, Any]
 
 
-def _rungs(asked: _Rung, spec: ModelSpec, flavour: Flavour) -> Iterator[_Rung]:
+def _rungs(asked: _Rung, spec: ModelSpec, flavour: Flavour, may_shrink: bool) -> Iterator[_Rung]:
     """What was asked for, then less and less.
 
     Tiles keep their full width as long as they can, since strips waste least. They end where a
@@ -157,14 +159,14 @@ def _rungs(asked: _Rung, spec: ModelSpec, flavour: Flavour) -> Iterator[_Rung]:
     """
     yield asked
     shape, options = asked.shape, asked.options
-    if not options.may_shrink:
-        return
     if not shape.is_static:
         shape = EngineShape.of(shape.best)
         yield _Rung(shape, options)
     if flavour.levels and options.level > 1:
         options = replace(options, level=1)
         yield _Rung(shape, options)
+    if not may_shrink:
+        return
     size = shape.best
     if size.batch > 1:
         size = replace(size, batch=1)

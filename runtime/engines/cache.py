@@ -33,6 +33,7 @@ from srtrt.spec import ModelSpec
 SUFFIX = ".engine"
 TIMING_SUFFIX = ".timing"
 RUNTIME_SUFFIX = ".runtime"
+TUNE_SUFFIX = ".tune.json"
 
 Note = Callable[[str], None]
 Figures = Mapping[str, Any]
@@ -252,7 +253,8 @@ class EngineCache:
                 *self.folder.glob(f"{stem}-*{RUNTIME_SUFFIX}"),
                 *self.folder.glob(f"{stem}-*{RUNTIME_SUFFIX}.lock"),
             ]
-            gone = [discard(each) for each in (sidecar_path(path), path, *others)]
+            choice = self.folder / f"{stem}{TUNE_SUFFIX}"
+            gone = [discard(each) for each in (sidecar_path(path), path, choice, *others)]
             discard(lock)
         return all(gone)
 

@@ -22,9 +22,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srtrt.errors import BackendError, MissingPackageError, UsageError
+from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.stored import discard, locked, read_blob, write_blob
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
+
+_OLDEST_GPU = (7, 5)
+"""Compute capability from which TensorRT 10.13 serves a GPU (its support matrix)."""
 
 CURRENT = "current"
 """Compute capability of this machine's GPU, as a target."""
@@ -95,6 +99,35 @@ class Flavour:
                 continue
             return str(major)
         return "unknown"
+
+    def refusal(self, gpu: GpuFacts) -> str | None:
+        """Why engines do not run on a GPU, as a clause that says what to do; None if they do.
+
+        Raises:
+            MissingPackageError, BackendError: see :meth:`load`.
+        """
+        trt = self.load()
+        known = (
+            sorted(
+                (int(m[2:-1]), int(m[-1]))
+                for m in trt.ComputeCapability.__members__
+                if re.fullmatch(r"SM\d+", m)
+            )
+            if self.builds_ahead
+            else [_OLDEST_GPU]
+        )
+        found = tuple(map(int, gpu.compute_capability.split(".")))
+        serves = found in known if self.builds_ahead else found >= known[0]
+        if serves:
+            return None
+        listed = ", ".join(f"{major}.{minor}" for major, minor in known)
+        expected = listed if self.builds_ahead else f"{listed} or later"
+        other = next(each for each in FLAVOURS.values() if each.name != self.name)
+        return (
+            f"{self.label} {trt.__version__} does not serve {gpu.name} (compute capability "
+            f"{gpu.compute_capability}; expected {expected}); "
+            f"try the other: pip install 'srtrt[{other.extra}]'"
+        )
 
     def is_portable(self, compute_capabilities: Sequence[str]) -> bool:
         """Whether an engine for these targets is the same whatever GPU builds it."""

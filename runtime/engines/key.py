@@ -150,8 +150,6 @@ class EngineOptions:
     """Most extra CUDA streams of the engine; None lets the builder decide."""
     compute_capabilities: tuple[str, ...] = ()
     """Targets of TensorRT-RTX, such as ``8.9``, or ``current``; empty for all from 8.0."""
-    may_shrink: bool = True
-    """If it cannot be built as asked, try a fixed size, a lower level and smaller tiles."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.level <= MAX_LEVEL:
@@ -319,7 +317,6 @@ _LABELS = {
     "tf32": "TF32",
     "aux_streams": "number of extra streams",
     "compute_capabilities": "set of target compute capabilities",
-    "may_shrink": "permission to shrink",
     "flavour": "kind of engine",
     "flavour_version": "TensorRT version",
     "cuda": "CUDA version of TensorRT",

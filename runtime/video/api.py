@@ -39,6 +39,7 @@ def upscale_video(
     overwrite: bool = False,
     keep_going: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    on_build: Callable[[float, str], None] | None = None,
     session_factory: SessionFactory | None = None,
 ) -> VideoReport:
     """Upscales a video 4x in each direction, frame by frame, with everything else kept.
@@ -65,6 +66,7 @@ def upscale_video(
         overwrite: replace an existing output.
         keep_going: where the source breaks, write the good frames before that place.
         on_progress: called in another thread after every frame.
+        on_build: while an engine is built, told what share is done, 0..1, and what is going on.
         session_factory: opens the network; for tests and for other engines.
 
     Raises:
@@ -91,7 +93,13 @@ def upscale_video(
 
     def open_session(form: str) -> AbstractContextManager[VideoSession]:
         return factory(
-            model=model, form=form, backend=backend, device=device, precision=precision, tile=tile
+            model=model,
+            form=form,
+            backend=backend,
+            device=device,
+            precision=precision,
+            tile=tile,
+            on_build=on_build,
         )
 
     try:

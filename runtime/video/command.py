@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from srtrt.errors import OutputError
+from srtrt.runtime.backends import BACKENDS
 from srtrt.runtime.video.report import Progress, VideoReport
 from srtrt.weights import DEFAULT_MODEL
 
@@ -31,7 +32,7 @@ from srtrt.weights import DEFAULT_MODEL
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "tensorrt", "onnxruntime", "openvino", "torch"]),
+    type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
     help="Inference engine.",
@@ -87,8 +88,8 @@ def upscale_video(
     from srtrt.runtime.video.api import upscale_video as run
 
     show = not quiet and sys.stderr.isatty()
-    with terminate_as_interrupt(), progress_bar(show) as on_progress:
-        report = run(source, output, on_progress=on_progress, **options)
+    with terminate_as_interrupt(), progress_bars(show) as (on_progress, on_build):
+        report = run(source, output, on_progress=on_progress, on_build=on_build, **options)
     if json_file is not None:
         _write_json(report, json_file)
     if not quiet:
@@ -133,31 +134,36 @@ def terminate_as_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(show: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar on stderr with frames, frames per second and time left; None where not shown."""
+def progress_bars(
+    show: bool,
+) -> Iterator[tuple[Callable[[Progress], None] | None, Callable[[float, str], None] | None]]:
+    """Bars on stderr for frames and for the building of an engine; None where not shown."""
     if not show:
-        yield None
+        yield None, None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     with Bar(
+        TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.2f} frames/s"),
+        TaskProgressColumn(show_speed=False),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task("frames", total=None, rate=0.0)
+        engine = bar.add_task("building the engine", total=1, rate="", visible=False)
+        frames = bar.add_task("frames", total=None, rate="", start=False)
 
         def update(progress: Progress) -> None:
-            bar.update(
-                task,
-                completed=progress.frames,
-                total=progress.total,
-                rate=progress.frames_per_second,
-            )
+            bar.start_task(frames)
+            total = "" if progress.total is None else f" of {progress.total}"
+            rate = f"{progress.frames}{total}, {progress.frames_per_second:.2f} frames/s"
+            bar.update(frames, completed=progress.frames, total=progress.total, rate=rate)
 
-        yield update
+        def build(share: float, phase: str) -> None:
+            bar.update(engine, completed=share, rate=phase, visible=share < 1)
+
+        yield update, build

@@ -15,6 +15,7 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from srtrt.errors import OutputError
+from srtrt.runtime.ring import Pending
 from srtrt.runtime.video.codecs import plan_encoder
 from srtrt.runtime.video.pipeline import Pipeline
 from srtrt.runtime.video.planes import Converter, describe_conversion, make_converter
@@ -35,8 +36,15 @@ class VideoSession(Protocol):
     description: str
     notes: list[str]
 
-    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Upscales one batch."""
+    @property
+    def in_flight(self) -> int:
+        """How many frames may be submitted before one must be collected."""
+
+    def prepare(self, width: int, height: int) -> None:
+        """Makes ready for frames of a size in source pixels."""
+
+    def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
+        """Starts one frame; what it returns waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +140,8 @@ class VideoJob:
             self.plan, source.container, source.stream, source.pictures(), self._chapters_until()
         )
         with sink, open_session(self.converter.form) as session:
+            # In this thread, so that Ctrl-C ends even the building of an engine.
+            session.prepare(*self.converter.network_size)
             pipeline = self._pipeline(session, sink, on_progress)
             self._started = time.perf_counter()
             pipeline.run()
@@ -153,10 +163,16 @@ class VideoJob:
                 self._decoded += arrays is not None
                 yield _Item(step.packets, step.pts, step.duration, arrays)
 
-        def compute(item: _Item) -> _Item:
-            if item.arrays is not None:
-                item.arrays = session.infer(item.arrays)
-            return item
+        def compute(item: _Item) -> Callable[[], _Item]:
+            if item.arrays is None:
+                return lambda: item
+            pending = session.submit(item.arrays)
+
+            def collect() -> _Item:
+                item.arrays = pending()
+                return item
+
+            return collect
 
         def write(item: _Item) -> None:
             for packet in item.packets:
@@ -172,7 +188,7 @@ class VideoJob:
         facts = self.source.facts
         frame_bytes = 3 * SCALE * SCALE * facts.width * facts.height
         capacity = max(1, min(_QUEUE_FRAMES, _QUEUE_BYTES // frame_bytes))
-        return Pipeline(read, compute, write, capacity=capacity)
+        return Pipeline(read, compute, write, capacity=capacity, in_flight=session.in_flight)
 
     def _finish(self, sink: VideoSink) -> str | None:
         """Closes, checks and publishes the file; gives a note if timestamps were rounded."""

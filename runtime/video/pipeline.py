@@ -84,20 +84,24 @@ class Pipeline(Generic[A, B]):
     def __init__(
         self,
         source: Callable[[], Iterator[A]],
-        work: Callable[[A], B],
+        work: Callable[[A], Callable[[], B]],
         write: Callable[[B], None],
         *,
         capacity: int,
+        in_flight: int = 1,
         names: tuple[str, str, str] = ("decode", "network", "encode"),
     ) -> None:
         """Args:
         source: gives an iterator; it runs in the first thread.
-        work: turns one item into another, in the second thread.
+        work: starts turning one item into another, in the second thread, and returns a function
+            that waits for it.
         write: consumes one item, in the third thread.
         capacity: items that may wait between two stages.
+        in_flight: items that are worked on at the same time.
         names: what the stages are called in the report.
         """
         self._source, self._work, self._write = source, work, write
+        self._in_flight = in_flight
         self._inputs: Channel[A] = Channel(capacity)
         self._results: Channel[B] = Channel(capacity)
         self._error: BaseException | None = None
@@ -166,12 +170,23 @@ class Pipeline(Generic[A, B]):
 
     def _work_stage(self) -> None:
         clock = _Clock(self.times[1])
-        while (item := self._inputs.get()) is not None:
-            clock.waited()
-            result = self._work(item)
+        pending: deque[Callable[[], B]] = deque()
+
+        def deliver() -> None:
+            result = pending.popleft()()
             clock.worked()
             self._results.put(result)
+            clock.waited()
+
+        while (item := self._inputs.get()) is not None:
+            clock.waited()
+            pending.append(self._work(item))
+            clock.worked()
+            if len(pending) >= self._in_flight:
+                deliver()
         clock.waited()
+        while pending:
+            deliver()
         self._results.close()
 
     def _write_stage(self) -> None:

@@ -31,6 +31,10 @@ class Converter(Protocol):
 
     form: Form
 
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """Width and height of the pictures that :meth:`inputs` gives."""
+
     def inputs(self, frame: av.VideoFrame) -> dict[str, NDArray[Any]]:
         """Arrays of one frame, in the names and shapes of :attr:`form`, batch 1."""
 
@@ -73,6 +77,12 @@ class PlanarConverter:
         # Decoders and players take 4:2:0 to be sited left, so the output always is.
         target = YuvColour(matrix=colour.matrix, full_range=colour.full_range, siting="left")
         self._constants = {**source.inputs(), "chroma_down": target.chroma_down()}
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """See :attr:`Converter.network_size`."""
+        width, height = self._size
+        return width + width % 2, height + height % 2
 
     def inputs(self, frame: av.VideoFrame) -> dict[str, NDArray[Any]]:
         """``y`` uint8 ``[1,1,H,W]``, ``uv`` uint8 ``[1,2,H/2,W/2]``, H and W made even."""
@@ -127,6 +137,11 @@ class RgbConverter:
         self._size = (width, height)
         self._matrix = SWSCALE[colour.matrix]
         self._range = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """See :attr:`Converter.network_size`."""
+        return self._size
 
     def inputs(self, frame: av.VideoFrame) -> dict[str, NDArray[Any]]:
         """``rgb`` uint8 ``[1,H,W,3]``, full range."""

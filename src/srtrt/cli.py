@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("srtrt.train.command", "Train a generator on a folder of images."),
     "export": ("srtrt.export.command", "Turn a checkpoint into verified graphs or engines."),
     "engines": ("srtrt.runtime.engines.command", "List, explain and clear TensorRT engines."),
+    "tune": ("srtrt.runtime.engines.tune_command", "Find the fastest use of a GPU and keep it."),
     "benchmark": ("srtrt.benchmarks.command", "Measure latency, quality and parity."),
     "models": ("srtrt.runtime.info_command", "List the bundled models."),
     "doctor": (

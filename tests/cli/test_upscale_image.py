@@ -184,6 +184,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     engine = {"model": "m", "backend": "b", "device": "cpu", "precision": "fp32", "tile": "64"}
     flags = [part for name, value in engine.items() for part in (f"--{name}", value)]
     assert run(source, *flags).exit_code == 0
+    assert callable(asked.pop("on_build"))
     assert asked == engine | {"form": "rgb8"}
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 
 from srtrt.errors import (
@@ -19,19 +15,13 @@ from srtrt.errors import (
     DeviceMemoryError,
     MissingPackageError,
     ModelError,
-    ParityError,
     UsageError,
 )
-from srtrt.export.engines import batch_inputs, engine_gate, export_engine, picture_batches
 from srtrt.graph import load_graph, stamp
-from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.engines.build import build_engine
-from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, read_engine
 from srtrt.runtime.engines.flavour import FLAVOURS, flavour_of
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
-from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
-from srtrt.runtime.models import find_model
-from srtrt.runtime.parity import graph_backend, read_pictures
+from srtrt.runtime.engines.key import EngineOptions, EngineShape
 
 pytest.importorskip(
     "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
@@ -182,9 +172,9 @@ def test_a_lower_level_is_a_rung_where_levels_matter(rgb: bytes) -> None:
 
 
 def test_without_permission_to_shrink_it_fails_with_the_reason(rgb: bytes) -> None:
-    options = replace(A_KERNEL_SHORT, may_shrink=False)
+    shape = EngineShape.static(256, 256)
     with pytest.raises(DeviceMemoryError, match=r"256x256 at level 3: OutOfMemory .*larger work"):
-        build_engine(rgb, EngineShape.static(256, 256), options, flavour=RTX)
+        build_engine(rgb, shape, A_KERNEL_SHORT, flavour=RTX, may_shrink=False)
 
 
 def test_the_ladder_ends(rgb: bytes) -> None:
@@ -289,79 +279,3 @@ def test_odd_shapes_are_refused_for_halved_chroma(tiny_graphs: dict[str, Path]) 
         build_engine(
             tiny_graphs["yuv420p8-fp32"].read_bytes(), EngineShape.static(33, 24), flavour=RTX
         )
-
-
-def opener(graph: Path) -> Callable[[BuiltEngine], Backend]:
-    """Runs the graph of an engine in ONNX Runtime, since no engine runs without a GPU."""
-
-    def open_engine(built: BuiltEngine) -> Backend:
-        return graph_backend("tiny", onnx.load(graph), built.spec.form, built.spec.precision)
-
-    return open_engine
-
-
-@pytest.mark.parametrize("form", ["rgb8", "yuv420p8"])
-def test_an_engine_over_its_gate_is_kept_with_its_figures(
-    form: str, tiny_graphs: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    graph, cache, notes = tiny_graphs[f"{form}-fp16"], EngineCache(tmp_path), list[str]()
-    gate = engine_gate(find_model(str(tiny_checkpoint)), opener(graph), read_pictures())
-    made = export_engine(
-        graph, SMALL, flavour=RTX, cache=cache, verify=gate, on_note=notes.append
-    )  # fmt: skip
-    again = export_engine(graph, SMALL, flavour=RTX, cache=cache, verify=gate)
-    assert notes == [f"Building {made.path.name}: there is none yet."]
-    assert again.note is None
-    assert again.plan == made.plan
-    figures = json.loads((tmp_path / f"{made.path.name}.json").read_text())["parity"]
-    assert figures["psnr_db"] is None or figures["psnr_db"] >= 55
-    assert figures["against"] == "PyTorch fp32"
-    assert figures["pictures"] == len(read_pictures())
-    assert read_engine(made.path).record.spec.weights_sha256 == made.record.spec.weights_sha256
-
-
-def test_an_engine_under_its_gate_is_not_kept(
-    tiny_graphs: dict[str, Path], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    graph, other = tiny_graphs["rgb8-fp32"], tmp_path / "other.onnx"
-    model = onnx.load(graph)
-    bias = next(i for i in model.graph.initializer if i.name == "head.bias")
-    bias.CopyFrom(
-        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.5), bias.name)
-    )
-    onnx.save(model, other)
-    gate = engine_gate(find_model(str(tiny_checkpoint)), opener(other), read_pictures())
-    cache = EngineCache(tmp_path / "cache")
-    with pytest.raises(ParityError, match=r"the engine of tiny at 32x24 .*at least 70 dB"):
-        export_engine(graph, SMALL, flavour=RTX, cache=cache, verify=gate)
-    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
-
-
-def test_plain_tensorrt_needs_the_gpu_it_builds_for(tiny_graphs: dict[str, Path]) -> None:
-    with pytest.raises(BackendError, match=r"this machine has none.*build for tensorrt-rtx"):
-        export_engine(tiny_graphs["rgb8-fp32"], SMALL, flavour=PLAIN)
-
-
-@pytest.mark.parametrize(
-    ("size", "batches"),
-    [
-        (InputSize(width=40, height=30), 3),
-        (InputSize(width=40, height=30, batch=2), 2),
-        (InputSize(width=1920, height=1080), 1),
-    ],
-)
-def test_pictures_are_laid_out_to_the_size_of_the_engine(size: InputSize, batches: int) -> None:
-    pictures = read_pictures()
-    found = picture_batches(pictures, size)
-    assert len(found) == batches
-    for batch in found:
-        assert len(batch) == size.batch
-        for picture in batch:
-            assert picture.shape == (size.height, size.width, 3)
-    first = found[0][0]
-    height, width = (min(a, b) for a, b in zip(first.shape[:2], pictures[0].shape[:2], strict=True))
-    np.testing.assert_array_equal(first[:height, :width], pictures[0][:height, :width])
-    inputs = batch_inputs(found[0], "yuv420p8")
-    assert inputs["y"].shape == (size.batch, 1, size.height, size.width)
-    assert inputs["uv"].shape == (size.batch, 2, size.height // 2, size.width // 2)
-    assert inputs["chroma_up"].shape == (2, 2, 3)

@@ -65,7 +65,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "the set of target compute capabilities is 7.5 and was not set": {
         "compute_capabilities": ("7.5",)
     },
-    "the permission to shrink is False and was True": {"may_shrink": False},
 }
 
 

@@ -21,6 +21,16 @@ def numbers(count: int, made: list[int] | None = None) -> Callable[[], Iterator[
     return source
 
 
+def at_once(work: Callable[[int], int]) -> Callable[[int], Callable[[], int]]:
+    """Work that is done when it is started."""
+
+    def start(number: int) -> Callable[[], int]:
+        result = work(number)
+        return lambda: result
+
+    return start
+
+
 def run_within(pipeline: Pipeline[int, int], seconds: float = 5) -> list[BaseException]:
     errors: list[BaseException] = []
 
@@ -40,12 +50,49 @@ def run_within(pipeline: Pipeline[int, int], seconds: float = 5) -> list[BaseExc
 
 def test_order_and_times() -> None:
     written: list[int] = []
-    pipeline = Pipeline(numbers(50), lambda n: n * n, written.append, capacity=2)
+    pipeline = Pipeline(numbers(50), at_once(lambda n: n * n), written.append, capacity=2)
     assert run_within(pipeline) == []
     assert written == [n * n for n in range(50)]
     assert pipeline.seconds > 0
     for stage in pipeline.times:
         assert 0 <= stage.busy + stage.waiting <= pipeline.seconds * 1.5 + 0.2
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 5, 100])
+def test_items_are_worked_on_at_the_same_time(in_flight: int) -> None:
+    started, written = [0], []
+    ahead: list[int] = []
+
+    def work(number: int) -> Callable[[], int]:
+        started[0] += 1
+
+        def collect() -> int:
+            ahead.append(started[0] - number)
+            return number
+
+        return collect
+
+    pipeline = Pipeline(numbers(20), work, written.append, capacity=2, in_flight=in_flight)
+    assert run_within(pipeline) == []
+    assert written == list(range(20))
+    assert max(ahead) == min(in_flight, 20)
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_what_fails_when_collected_stops_all(in_flight: int) -> None:
+    def work(number: int) -> Callable[[], int]:
+        def collect() -> int:
+            if number == 7:
+                raise ValueError("seven")
+            return number
+
+        return collect
+
+    written: list[int] = []
+    pipeline = Pipeline(numbers(10**9), work, written.append, capacity=2, in_flight=in_flight)
+    (error,) = run_within(pipeline)
+    assert str(error) == "seven"
+    assert written == list(range(len(written)))
 
 
 def test_queues_are_bounded() -> None:
@@ -57,7 +104,7 @@ def test_queues_are_bounded() -> None:
         return number
 
     written: list[int] = []
-    pipeline = Pipeline(numbers(100, made), work, written.append, capacity=3)
+    pipeline = Pipeline(numbers(100, made), at_once(work), written.append, capacity=3)
     thread = threading.Thread(target=pipeline.run)
     thread.start()
     time.sleep(0.2)
@@ -87,7 +134,7 @@ def test_first_error_stops_all_stages(stage: str) -> None:
         if stage == "write":
             fail_at_five(number)
 
-    errors = run_within(Pipeline(source, work, write, capacity=2))
+    errors = run_within(Pipeline(source, at_once(work), write, capacity=2))
     assert [str(error) for error in errors] == [stage]
 
 
@@ -98,7 +145,7 @@ def test_interrupt_in_the_main_thread_stops_all(monkeypatch: pytest.MonkeyPatch)
         time.sleep(0.01)
         return number
 
-    pipeline = Pipeline(numbers(10**9), work, written.append, capacity=2)
+    pipeline = Pipeline(numbers(10**9), at_once(work), written.append, capacity=2)
     started = time.monotonic()
     join = threading.Thread.join
 

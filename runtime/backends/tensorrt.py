@@ -1,0 +1,281 @@
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU, with engines built when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from srtrt.errors import BackendError, SrtrtError
+from srtrt.runtime.backends.base import Backend, Capability
+from srtrt.runtime.cuda import Binding, installed_binding, open_device
+from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, Verify
+from srtrt.runtime.engines.execution import LoadedEngine, run_engine
+from srtrt.runtime.engines.flavour import FLAVOURS, Flavour, flavour_of
+from srtrt.runtime.engines.gate import engine_gate, mosaics
+from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
+from srtrt.runtime.engines.key import EngineKey, EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.provide import engine_key_of, provide_engine
+from srtrt.runtime.engines.tuning import (
+    Measured,
+    best_of,
+    candidates,
+    frames_per_second,
+    read_choice,
+    write_choice,
+)
+from srtrt.runtime.models import Model
+from srtrt.runtime.parity import form_inputs, read_pictures
+from srtrt.runtime.ring import Arrays, RingOptions
+from srtrt.runtime.rings import FrameRings
+from srtrt.spec import Form, Precision
+
+_NO_DRIVER = (
+    "no NVIDIA GPU with a driver was found; with a GPU, install its driver until `nvidia-smi` "
+    "lists it"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRtOptions:
+    """Settings of the engine."""
+
+    flavour: str = "auto"
+    """``tensorrt``, ``tensorrt-rtx``, or the first of them that can be used."""
+    build: EngineOptions = field(default_factory=EngineOptions)
+    """How engines are built."""
+    ring: RingOptions | None = None
+    """Frames in flight; None is what ``srtrt tune`` stored, else the ring's own defaults."""
+    binding: Binding = "auto"
+    """Package through which CUDA is called."""
+    cache_folder: Path | None = None
+    """Where engines are kept; None is the user's cache folder."""
+    trust_engine: bool = False
+    """Loads engines that another user may have written. An engine is code."""
+
+
+class TensorRtBackend(Backend):
+    """An exported graph as an engine of each size that is needed.
+
+    An engine is built on first use, compared with PyTorch on real pictures, and kept.
+    """
+
+    name = "tensorrt"
+    bytes_per_pixel = 12_000
+    """Estimated from the largest tensors of the network in float32, on two streams."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        form: Form,
+        device: str,
+        precision: Precision,
+        options: TensorRtOptions | None = None,
+    ) -> None:
+        super().__init__(model, form=form, device=device, precision=precision)
+        self._options = options or TensorRtOptions()
+        gpu = gpu_facts(device)
+        self._flavour = _usable_flavour(self._options.flavour, gpu)
+        assert gpu is not None
+        self._gpu = gpu
+        self._graph = model.graph(form, precision)
+        self._cache = EngineCache(self._options.cache_folder)
+        self._device = open_device(device, self._options.binding)
+        self._rings = FrameRings(self._device, form, self._network_for, self.ring_options)
+
+    @property
+    def description(self) -> str:
+        """Engine, precision and device in a few words."""
+        return f"{self._flavour.name} {self.precision} ({self.device})"
+
+    @classmethod
+    def capabilities(cls) -> Sequence[Capability]:
+        """See :meth:`Backend.capabilities`: one for each flavour."""
+        return [_capability(flavour) for flavour in FLAVOURS.values()]
+
+    def ring_options(self, size: InputSize) -> RingOptions:
+        """How frames of a size are computed: as asked for, as tuned, or the defaults."""
+        if self._options.ring is not None:
+            return self._options.ring
+        choice, problem = read_choice(self._cache, self.key(size))
+        if problem:
+            self.notes.append(f"The result of `srtrt tune` is not used: {problem}.")
+        return choice or RingOptions()
+
+    def key(self, size: InputSize) -> EngineKey:
+        """The key of the engine for batches of a size."""
+        return engine_key_of(
+            self._graph,
+            EngineShape.of(size),
+            self._options.build,
+            flavour=self._flavour,
+            gpu=self._gpu,
+        )
+
+    def _network_for(self, size: InputSize) -> LoadedEngine:
+        engine = provide_engine(
+            self._graph,
+            EngineShape.of(size),
+            self._options.build,
+            flavour=self._flavour,
+            gpu=self._gpu,
+            cache=self._cache,
+            verify=engine_gate(self.model, self._run, read_pictures()),
+            trust_engine=self._options.trust_engine,
+            # What does not fit is divided by the session, which needs tiles of the size it asks.
+            may_shrink=False,
+            on_progress=self.on_build,
+            on_note=self.notes.append,
+        )
+        return LoadedEngine(
+            engine.plan,
+            form=self.form,
+            size=size,
+            flavour=self._flavour,
+            device=self._device,
+            runtime_cache=self._cache.runtime_cache_path(self.key(size), self._gpu),
+            on_note=self.notes.append,
+        )
+
+    def _run(
+        self, built: BuiltEngine, frames: Sequence[Mapping[str, NDArray[Any]]]
+    ) -> list[dict[str, Any]]:
+        return run_engine(built, frames, flavour=self._flavour, device=self._device)
+
+    def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        raise AssertionError("frames are computed by the rings")
+
+    def _release(self) -> None:
+        del self._graph
+
+
+def tune_backend(
+    model: Model,
+    size: InputSize,
+    *,
+    form: Form,
+    device: str,
+    precision: Precision,
+    seconds: float,
+    options: TensorRtOptions | None = None,
+    on_measured: Callable[[Measured], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> tuple[RingOptions, Path]:
+    """Measures every ring for frames of a size, and stores the fastest beside the engine.
+
+    Args:
+        model: the model.
+        size: of single frames.
+        form: of the frames.
+        device: ``cuda:N``.
+        precision: arithmetic of the network.
+        seconds: how long each ring is measured.
+        options: of the backend; its ring is not looked at.
+        on_measured: told each figure.
+        on_note: told in sentences what is built and why.
+
+    Returns:
+        The fastest ring, and the file it is stored in.
+
+    Raises:
+        BackendError: if no engine can run here.
+        ParityError: if an engine is under its gate.
+    """
+    given, tell = options or TensorRtOptions(), on_note or (lambda _: None)
+    (picture,) = mosaics(read_pictures()[:1], size)
+    frame = form_inputs(picture, form)
+
+    def opened(ring: RingOptions) -> TensorRtBackend:
+        chosen = replace(given, ring=ring)
+        return TensorRtBackend(model, form=form, device=device, precision=precision, options=chosen)
+
+    def measure(ring: RingOptions) -> float:
+        with opened(ring) as backend:
+            backend.prepare(size.width, size.height)
+            for note in backend.notes:
+                tell(note)
+            return frames_per_second(backend.submit, backend.in_flight, frame, seconds)
+
+    with open_device(device, given.binding) as gpu:
+        rings = candidates(graphs=gpu.captures)
+    best, measured = best_of(measure, rings, on_measured)
+    with opened(best) as backend:
+        assert isinstance(backend, TensorRtBackend)
+        cache = EngineCache(given.cache_folder)
+        return best, write_choice(cache, backend.key(size), best, measured)
+
+
+def unusable_because(flavour: Flavour, gpu: GpuFacts | None) -> str | None:
+    """Why engines of a flavour cannot run here, as a clause that says what to do; None if they can.
+
+    Args:
+        flavour: TensorRT or TensorRT-RTX.
+        gpu: the GPU of this machine, None if there is none.
+    """
+    if gpu is None:
+        return f"{flavour.label}: {_NO_DRIVER}"
+    try:
+        problem = flavour.refusal(gpu)
+    except SrtrtError as error:
+        return str(error).rstrip(".")
+    if problem is None and installed_binding() is None:
+        problem = f"{flavour.label} needs cuda-python or PyCUDA: pip install cuda-python"
+    return problem
+
+
+def engine_judge(
+    model: Model, flavour: Flavour, gpu: GpuFacts | None, binding: Binding = "auto"
+) -> Verify | None:
+    """The judge of a model's engines on ``cuda:0``; None if they cannot run here."""
+    if unusable_because(flavour, gpu) is not None:
+        return None
+
+    def run(
+        built: BuiltEngine, frames: Sequence[Mapping[str, NDArray[Any]]]
+    ) -> list[dict[str, Any]]:
+        with open_device("cuda:0", binding) as device:
+            return run_engine(built, frames, flavour=flavour, device=device)
+
+    return engine_gate(model, run, read_pictures())
+
+
+def _usable_flavour(name: str, gpu: GpuFacts | None) -> Flavour:
+    wanted = FLAVOURS.values() if name == "auto" else [flavour_of(name)]
+    problems = []
+    for flavour in wanted:
+        problem = unusable_because(flavour, gpu)
+        if problem is None:
+            return flavour
+        problems.append(problem)
+    raise BackendError(f"no engine can run here: {'; '.join(problems)}.")
+
+
+def _capability(flavour: Flavour) -> Capability:
+    try:
+        gpu = gpu_facts()
+        problem = unusable_because(flavour, gpu)
+    except BackendError as error:
+        gpu, problem = None, f"{flavour.label}: {error}"
+    if gpu is None or problem is not None:
+        return Capability(device="cuda:0", precisions=(), reason=problem or "")
+    return Capability(
+        device="cuda:0",
+        precisions=_precisions(gpu),
+        reason=f"{flavour.label} {flavour.version()} on {gpu.name}",
+    )
+
+
+def _precisions(gpu: GpuFacts) -> tuple[Precision, ...]:
+    """What tensor cores of a compute capability compute, the fastest exact enough first."""
+    capability = tuple(map(int, gpu.compute_capability.split(".")))
+    precisions: list[Precision] = ["fp16"]
+    if capability >= (8, 0):
+        precisions.append("bf16")
+    precisions += ["fp32", "int8"]
+    if capability >= (8, 9):
+        precisions.append("fp8")
+    return tuple(precisions)

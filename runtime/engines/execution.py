@@ -1,0 +1,209 @@
+"""A built engine, loaded and computing on streams."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from srtrt.errors import BackendError, DeviceMemoryError, OutputError
+from srtrt.runtime.cuda.device import Device, DeviceMemory, Stream
+from srtrt.runtime.engines.cache import BuiltEngine
+from srtrt.runtime.engines.flavour import (
+    Flavour,
+    is_out_of_memory,
+    load_runtime_cache,
+    save_runtime_cache,
+)
+from srtrt.runtime.engines.key import EngineShape, InputSize
+from srtrt.runtime.engines.monitor import Listener
+from srtrt.runtime.layouts import TensorLayout, form_layouts
+from srtrt.runtime.ring import FrameRing, RingOptions
+from srtrt.spec import Form
+
+Note = Callable[[str], None]
+
+
+class LoadedEngine:
+    """A deserialized engine for one size of batch; see :class:`srtrt.runtime.rings.Network`.
+
+    Only plans that :mod:`srtrt.runtime.engines.cache` has checked may come here: an engine is
+    code.
+    """
+
+    def __init__(
+        self,
+        plan: bytes,
+        *,
+        form: Form,
+        size: InputSize,
+        flavour: Flavour,
+        device: Device,
+        runtime_cache: Path | None = None,
+        on_note: Note | None = None,
+    ) -> None:
+        """Deserializes it.
+
+        Args:
+            plan: the serialized engine.
+            form: its form.
+            size: of the batches it is to compute.
+            flavour: what built it.
+            device: where it computes; must be current.
+            runtime_cache: file of what TensorRT-RTX compiles on first use; None for none.
+            on_note: told in a sentence if that file was discarded or could not be written.
+
+        Raises:
+            BackendError: if it does not fit this machine, or does not take such batches.
+            DeviceMemoryError: if its weights do not fit into memory.
+        """
+        self._flavour, self._device = flavour, device
+        self._runtime_cache, self._tell = runtime_cache, on_note or (lambda _: None)
+        self._layouts = form_layouts(form, size)
+        self._listener = Listener(trt := flavour.load(), lambda _share, _phase: None)
+        self._trt, self._config = trt, None
+        self._runtime = trt.Runtime(self._listener.logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise self.failure("cannot load the engine")
+        self._require_tensors()
+        if flavour.runtime_cache:
+            self._config = self._engine.create_runtime_config()
+            self._config.set_execution_context_allocation_strategy(_by_hand(trt))
+            if runtime_cache is not None:
+                problem = load_runtime_cache(flavour, self._config, runtime_cache)
+                if problem:
+                    self._tell(f"The stored compiled kernels were discarded: {problem}.")
+
+    def executor(self, stream: Stream) -> EngineExecutor:
+        """Opens it for a stream."""
+        context = self._engine.create_execution_context(self._config or _by_hand(self._trt))
+        if context is None:
+            raise self.failure("cannot open the engine")
+        return EngineExecutor(self, context, stream, self._layouts, self._device)
+
+    def close(self) -> None:
+        """Keeps what was compiled and releases it; harmless when repeated."""
+        config, self._config = self._config, None
+        if config is not None and self._runtime_cache is not None:
+            try:
+                save_runtime_cache(self._flavour, config, self._runtime_cache)
+            except OutputError as error:  # the frames are good
+                self._tell(f"The compiled kernels were not kept: {error}")
+        self._engine = self._runtime = None
+
+    def failure(self, what: str) -> BackendError:
+        """The error for a call of TensorRT that failed, with what its log says."""
+        reason = " / ".join(self._listener.problems[:3]) or "it gave no reason"
+        text = f"{self._flavour.label} {what}: {reason}"
+        return DeviceMemoryError(text) if is_out_of_memory(reason) else BackendError(text)
+
+    def _require_tensors(self) -> None:
+        """Checks that it has the tensors of the form, in the right types and sizes."""
+        engine = self._engine
+        found = {
+            name: (engine.get_tensor_dtype(name).name, tuple(engine.get_tensor_shape(name)))
+            for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
+        }
+        for each in self._layouts:
+            wanted = {"uint8": "UINT8", "float32": "FLOAT"}[each.dtype.name]
+            dtype, shape = found.pop(each.name, ("missing", ()))
+            fits = len(shape) == len(each.shape) and all(
+                length in (-1, expected) for length, expected in zip(shape, each.shape, strict=True)
+            )
+            if dtype != wanted or not fits:
+                raise BackendError(
+                    f"the engine's tensor {each.name} is {dtype} {list(shape)}; expected "
+                    f"{wanted} {list(each.shape)}. Remove it with `srtrt engines prune --all`."
+                )
+        if found:
+            raise BackendError(f"the engine has a tensor {min(found)!r} that its form has not.")
+
+
+class EngineExecutor:
+    """One execution context, with working memory of its own."""
+
+    def __init__(
+        self,
+        loaded: LoadedEngine,
+        context: Any,
+        stream: Stream,
+        layouts: Sequence[TensorLayout],
+        device: Device,
+    ) -> None:
+        self._loaded, self._context, self._stream = loaded, context, stream
+        self._memory: DeviceMemory | None = None
+        for each in layouts:
+            if each.is_input and not context.set_input_shape(each.name, each.shape):
+                raise loaded.failure(f"refuses {each.name} of shape {list(each.shape)}")
+        needed = int(context.update_device_memory_size_for_shapes())
+        # An engine may need none, but its address must be valid.
+        self._memory = device.device_memory(max(needed, 1))
+        context.set_device_memory(self._memory.address, self._memory.nbytes)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether TensorRT lets its work be recorded; before 11 it cannot be asked, and does."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(self._stream.handle))
+
+    def bind(self, addresses: Mapping[str, int]) -> Callable[[], None]:
+        """See :meth:`srtrt.runtime.ring.Executor.bind`."""
+        handle = self._stream.handle
+
+        def compute() -> None:
+            context = self._context
+            # Slots of a stream share its context, so each sets its own addresses.
+            for name, address in addresses.items():
+                if not context.set_tensor_address(name, address):
+                    raise self._loaded.failure(f"refuses the address of {name}")
+            if not context.execute_async_v3(handle):
+                raise self._loaded.failure("cannot compute")
+
+        return compute
+
+    def close(self) -> None:
+        """Releases the context, then its memory; harmless when repeated."""
+        self._context = None
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
+
+
+def run_engine(
+    built: BuiltEngine,
+    frames: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    flavour: Flavour,
+    device: Device,
+) -> list[dict[str, NDArray[Any]]]:
+    """Runs an engine on single frames of its size, one batch after the other.
+
+    Raises:
+        BackendError: if it does not run here.
+        DeviceMemoryError: if memory does not suffice.
+    """
+    size = EngineShape.parse(built.facts["shape"]).best
+    with (
+        device.current(),
+        contextlib.closing(
+            LoadedEngine(
+                built.plan, form=built.spec.form, size=size, flavour=flavour, device=device
+            )
+        ) as loaded,
+    ):
+        layouts = form_layouts(built.spec.form, size)
+        options = RingOptions(streams=1, slots=1, batch=size.batch)
+        results = []
+        with FrameRing(device, layouts, loaded.executor, options) as ring:
+            for start in range(0, len(frames), size.batch):
+                pending = [ring.submit(frame) for frame in frames[start : start + size.batch]]
+                results += [each() for each in pending]
+        return results
+
+
+def _by_hand(trt: Any) -> Any:
+    return trt.ExecutionContextAllocationStrategy.USER_MANAGED

@@ -1,0 +1,92 @@
+"""The judge of engines: real pictures through the engine and through what it was made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srtrt.runtime.engines.cache import BuiltEngine, Verify
+from srtrt.runtime.engines.key import EngineShape, InputSize
+from srtrt.runtime.models import Model
+from srtrt.runtime.parity import (
+    Picture,
+    compare_outputs,
+    form_inputs,
+    reference_for,
+    require_parity,
+)
+
+Infer = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
+
+RunEngine = Callable[[BuiltEngine, Sequence[Mapping[str, NDArray[Any]]]], list[dict[str, Any]]]
+"""Runs an engine that was just built on single frames, and returns their outputs."""
+
+_ENOUGH_PIXELS = 1 << 20
+"""LR pixels on which an engine is compared; the reference runs on the CPU."""
+
+
+def engine_gate(source: Model, run: RunEngine, pictures: Sequence[Picture]) -> Verify:
+    """A judge of engines.
+
+    The reference is the generator as trained, in PyTorch float32; without PyTorch or a
+    checkpoint, it is the float32 graph in ONNX Runtime.
+
+    Args:
+        source: the model the engine was made from.
+        run: runs an engine.
+        pictures: LR pictures, at least one; they are laid out to the size the engine takes.
+
+    Returns:
+        A function for :meth:`srtrt.runtime.engines.cache.EngineCache.get_or_build`. It raises
+        ParityError for an engine under the gate of its precision.
+    """
+
+    def judge(built: BuiltEngine) -> Mapping[str, Any]:
+        spec, size = built.spec, EngineShape.parse(built.facts["shape"]).best
+        frames = [form_inputs(frame, spec.form) for frame in mosaics(pictures, size)]
+        found = run(built, frames)
+        with reference_for(source, spec.form) as (reference, against):
+            parity = compare_outputs(
+                (reference.infer(inputs), outputs)
+                for inputs, outputs in zip(frames, found, strict=True)
+            )
+        require_parity(parity, spec.precision, f"the engine of {spec.name} at {size}")
+        return {"against": against, **parity.to_dict()}
+
+    return judge
+
+
+def mosaics(pictures: Sequence[Picture], size: InputSize) -> list[Picture]:
+    """Pictures of exactly the size of an engine, with all pictures in them as far as they fit.
+
+    Args:
+        pictures: uint8 ``[H, W, 3]`` RGB.
+        size: of the engine's input.
+
+    Returns:
+        Pictures ``[size.height, size.width, 3]``: one for each of ``pictures``, or fewer if they
+        are large, and a whole number of batches.
+    """
+    frames = min(len(pictures), max(1, _ENOUGH_PIXELS // (size.width * size.height)))
+    frames = math.ceil(frames / size.batch) * size.batch
+    return [_mosaic(pictures, size, first) for first in range(frames)]
+
+
+def _mosaic(pictures: Sequence[Picture], size: InputSize, first: int) -> Picture:
+    """Pictures in rows, from number ``first`` on and around, cut where they do not fit."""
+    canvas = np.empty((size.height, size.width, 3), np.uint8)
+    row_height = min(picture.shape[0] for picture in pictures)
+    index = first
+    for top in range(0, size.height, row_height):
+        left = 0
+        while left < size.width:
+            picture = pictures[index % len(pictures)]
+            part = picture[: min(row_height, size.height - top), : size.width - left]
+            canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+            left += part.shape[1]
+            index += 1
+    return canvas

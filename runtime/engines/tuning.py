@@ -1,0 +1,160 @@
+"""Which ring of frames is fastest on this machine: streams x batch x graph, measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from srtrt.errors import BackendError, DeviceMemoryError, UsageError
+from srtrt.runtime.engines.cache import TUNE_SUFFIX, EngineCache
+from srtrt.runtime.engines.key import EngineKey
+from srtrt.runtime.engines.stored import UnusableError, make_folder, read_own, write_own
+from srtrt.runtime.ring import Pending, RingOptions
+
+Submit = Callable[[Mapping[str, NDArray[Any]]], Pending]
+
+STREAMS = (1, 2, 3)
+BATCHES = (1, 2, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The speed of one ring."""
+
+    ring: RingOptions
+    frames_per_second: float | None
+    """None if it could not be opened."""
+    problem: str | None = None
+    """Why it could not."""
+
+
+def ring_name(ring: RingOptions) -> str:
+    """A ring in a few words."""
+    graph = "with graphs" if ring.graph else "without graphs"
+    return f"{ring.streams} streams, batch {ring.batch}, {graph}"
+
+
+def candidates(*, graphs: bool) -> Iterator[RingOptions]:
+    """The rings to compare, the simplest first.
+
+    Args:
+        graphs: whether the device can record graphs.
+    """
+    for batch in BATCHES:
+        for streams in STREAMS:
+            for graph in (True, False) if graphs else (False,):
+                yield RingOptions(streams=streams, slots=2 * streams, batch=batch, graph=graph)
+
+
+def frames_per_second(
+    submit: Submit, capacity: int, frame: Mapping[str, NDArray[Any]], seconds: float
+) -> float:
+    """Computes one frame again and again with as many in flight as fit, for about that long.
+
+    Args:
+        submit: starts a frame.
+        capacity: frames in flight.
+        frame: the inputs of one frame.
+        seconds: how long it is to be measured; at least two rounds of the ring are.
+    """
+    waiting = [submit(frame) for _ in range(capacity)]
+    frames, started = 0, time.perf_counter()
+    while frames < 2 * capacity or time.perf_counter() - started < seconds:
+        waiting.pop(0)()
+        waiting.append(submit(frame))
+        frames += 1
+    elapsed = time.perf_counter() - started
+    for each in waiting:
+        each()
+    return frames / elapsed
+
+
+def best_of(
+    measure: Callable[[RingOptions], float],
+    rings: Iterable[RingOptions],
+    on_measured: Callable[[Measured], None] | None = None,
+) -> tuple[RingOptions, list[Measured]]:
+    """The fastest ring; of those within two percent of it, the simplest.
+
+    Args:
+        measure: frames per second of a ring.
+        rings: what to compare, the simplest first.
+        on_measured: told each figure.
+
+    Returns:
+        The ring, and all figures.
+
+    Raises:
+        BackendError: if none could be opened.
+    """
+    found = []
+    for ring in rings:
+        try:
+            result = Measured(ring=ring, frames_per_second=measure(ring))
+        except DeviceMemoryError as error:
+            result = Measured(ring=ring, frames_per_second=None, problem=str(error))
+        found.append(result)
+        if on_measured is not None:
+            on_measured(result)
+    speeds = [each.frames_per_second or 0.0 for each in found]
+    if not any(speeds):
+        raise BackendError(f"no ring could be opened: {found[0].problem if found else 'none'}")
+    chosen = next(
+        each.ring for each, speed in zip(found, speeds, strict=True) if speed >= 0.98 * max(speeds)
+    )
+    return chosen, found
+
+
+def choice_path(cache: EngineCache, key: EngineKey) -> Path:
+    """The file beside an engine that holds the choice for it."""
+    return cache.folder / f"{key.stem}{TUNE_SUFFIX}"
+
+
+def write_choice(
+    cache: EngineCache, key: EngineKey, ring: RingOptions, measured: Iterable[Measured]
+) -> Path:
+    """Stores the best ring for frames of an engine's size, with all figures.
+
+    Args:
+        cache: where the engine is.
+        key: of the engine for single frames.
+        ring: the best one.
+        measured: all that were compared.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    make_folder(cache.folder)
+    path = choice_path(cache, key)
+    text = json.dumps(
+        {
+            "key_sha256": key.sha256,
+            "ring": asdict(ring),
+            "measured": [asdict(each) for each in measured],
+        },
+        indent=2,
+    )
+    write_own(path, text.encode() + b"\n")
+    return path
+
+
+def read_choice(cache: EngineCache, key: EngineKey) -> tuple[RingOptions | None, str | None]:
+    """The stored choice, or None and, unless there simply is none, why."""
+    path = choice_path(cache, key)
+    if not path.exists():
+        return None, None
+    try:
+        stored = json.loads(read_own(path))
+        if stored["key_sha256"] != key.sha256:
+            return None, f"{path.name} is for another engine"
+        return RingOptions(**stored["ring"]), None
+    except UnusableError as error:
+        return None, str(error)
+    except (ValueError, KeyError, TypeError, UsageError):
+        return None, f"{path.name} is damaged"
