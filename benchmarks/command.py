@@ -219,6 +219,46 @@ def training(
     _show("training", {"preset": preset, **result}, out)
 
 
+@benchmark.command()
+@_MODEL
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@click.option(
+    "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"])
+)
+@click.option("--size", "sizes", multiple=True, default=("480x270",), show_default=True)
+@click.option("--variant", "variants", multiple=True, help="May be repeated; by default all.")
+@click.option("--seconds", default=2.0, show_default=True, help="How long each is measured.")
+@_FORM
+@_OUT
+def throughput(
+    model: str,
+    device: str,
+    precision: Any,
+    sizes: tuple[str, ...],
+    variants: tuple[str, ...],
+    seconds: float,
+    form: Any,
+    out: str | None,
+) -> None:
+    """Frames per second of PyTorch with frames in flight, against matrix product and copies."""
+    from srtrt.benchmarks.throughput import VARIANTS, measure_throughput
+
+    unknown = sorted(set(variants) - set(VARIANTS))
+    if unknown:
+        raise UsageError(f"--variant {unknown[0]!r}: expected one of {', '.join(VARIANTS)}.")
+    result = measure_throughput(
+        model,
+        device=device,
+        precision=precision,
+        form=form,
+        sizes=[_size(size) for size in sizes],
+        variants=variants or tuple(VARIANTS),
+        seconds=seconds,
+        on_done=_progress,
+    )
+    _show("throughput", result, out)
+
+
 def _size(text: str) -> tuple[int, int]:
     width, x, height = text.partition("x")
     if not (x and width.isdigit() and height.isdigit()) or min(int(width), int(height)) < 2:

@@ -19,11 +19,13 @@ from srtrt.weights import DEFAULT_MODEL
 
 _PACKAGES = (
     "av",
+    "cuda-python",
     "opencv-python-headless",
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "pycuda",
     "tensorrt",
     "tensorrt-rtx",
     "torch",

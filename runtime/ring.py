@@ -59,6 +59,8 @@ class RingOptions:
     """Frames computed at once."""
     graph: bool = True
     """Records copy in, computing and copy out as one graph, where device and network can."""
+    trace: bool = False
+    """Measures when each part of a batch runs, see :meth:`FrameRing.times`; without such graphs."""
 
     def __post_init__(self) -> None:
         if min(self.streams, self.slots, self.batch) < 1 or self.slots < self.streams:
@@ -122,8 +124,6 @@ class FrameRing:
         layouts: Sequence[TensorLayout],
         open_executor: Callable[[Stream], Executor],
         options: RingOptions,
-        *,
-        trace: bool = False,
     ) -> None:
         """Allocates everything, and computes each slot once, so that nothing is left to fail.
 
@@ -132,13 +132,12 @@ class FrameRing:
             layouts: every tensor, with ``options.batch`` frames.
             open_executor: opens the network for a stream.
             options: how many frames are in flight.
-            trace: measures when each part ran, see :meth:`times`; without graphs.
 
         Raises:
             DeviceMemoryError: if memory does not suffice.
             BackendError: if the network fails.
         """
-        self._device, self._layouts, self._options, self._trace = device, layouts, options, trace
+        self._device, self._layouts, self._options = device, layouts, options
         self._inputs = [each for each in layouts if each.is_input]
         self._outputs = [each for each in layouts if not each.is_input]
         self._times: list[StageTimes] = []
@@ -153,9 +152,10 @@ class FrameRing:
                 ]
                 for slot in self._slots:
                     self._warm_up(stack, slot)
-                if trace:
+                if options.trace:
                     self._origin: Event = self._owned(stack, device.event(timed=True))
                     self._origin.record(self._streams[0])
+                    self._origin.wait()
             except BaseException:
                 # Work that is under way must end before anything it uses is given back.
                 self._drain()
@@ -260,10 +260,10 @@ class FrameRing:
             host=host,
             device=device,
             views=views,
-            done=self._owned(stack, self._device.event(timed=self._trace)),
+            done=self._owned(stack, self._device.event(timed=self._options.trace)),
             marks=[
                 self._owned(stack, self._device.event(timed=True))
-                for _ in range(3 if self._trace else 0)
+                for _ in range(3 if self._options.trace else 0)
             ],
             executor=executor,
             compute=executor.bind({name: memory.address for name, memory in device.items()}),
@@ -273,7 +273,7 @@ class FrameRing:
         """Computes once, as kernels are loaded on first use, and then records the graph."""
         self._enqueue(slot)
         slot.stream.synchronize()
-        wanted = self._options.graph and self._device.captures and not self._trace
+        wanted = self._options.graph and self._device.captures and not self._options.trace
         if wanted and slot.executor.capturable:
             graph = self._device.capture(slot.stream, lambda: self._enqueue(slot))
             slot.graph = self._owned(stack, graph)
@@ -303,7 +303,7 @@ class FrameRing:
             device.copy_out(slot.host[name].array, slot.device[name].address, stream)
 
     def _mark(self, slot: _Slot, which: int) -> None:
-        if self._trace:
+        if self._options.trace:
             slot.marks[which].record(slot.stream)
 
     def _launch(self, flight: _Flight) -> None:
@@ -329,7 +329,7 @@ class FrameRing:
             if not flight.launched:
                 self._launch(flight)
             slot.done.wait()
-            if self._trace:
+            if self._options.trace:
                 self._times.append(self._stage_times(slot))
         outputs = {
             layout.name: np.array(slot.views[layout.name][: flight.frames])

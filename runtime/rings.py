@@ -13,7 +13,7 @@ from srtrt.errors import BackendError
 from srtrt.runtime.cuda.device import Device, Stream
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.layouts import form_layouts
-from srtrt.runtime.ring import Arrays, Executor, FrameRing, Pending, RingOptions
+from srtrt.runtime.ring import Arrays, Executor, FrameRing, Pending, RingOptions, StageTimes
 from srtrt.spec import Form
 
 
@@ -58,6 +58,10 @@ class FrameRings:
     def capacity(self) -> int:
         """How many frames may be in flight; 1 before the first."""
         return self._ring.capacity if self._ring else 1
+
+    def times(self) -> list[StageTimes]:
+        """When the parts of each batch ran; empty unless its ring traces."""
+        return self._ring.times() if self._ring else []
 
     def prepare(self, width: int, height: int) -> FrameRing:
         """The ring for frames of a size in LR pixels, opened if there is none.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, DeviceMemoryError, SrtrtError
 from srtrt.runtime.models import Model
-from srtrt.runtime.ring import Arrays, Pending
+from srtrt.runtime.ring import Arrays, Pending, StageTimes
 from srtrt.runtime.rings import FrameRings
 from srtrt.spec import Form, ModelSpec, Precision
 
@@ -85,6 +85,10 @@ class Backend(ABC):
     def in_flight(self) -> int:
         """How many frames may be submitted before one must be collected."""
         return self._rings.capacity if self._rings else 1
+
+    def times(self) -> list[StageTimes]:
+        """When copies and computing of each batch ran; empty unless a ring traces them."""
+        return self._rings.times() if self._rings else []
 
     def prepare(self, width: int, height: int) -> None:
         """Does what must be done before the first frame of a size, so that it is not in the way.

@@ -95,7 +95,13 @@ class TensorRtBackend(Backend):
     @classmethod
     def capabilities(cls) -> Sequence[Capability]:
         """See :meth:`Backend.capabilities`: one for each flavour."""
-        return [_capability(flavour) for flavour in FLAVOURS.values()]
+        try:
+            gpu = gpu_facts()
+        except BackendError as error:
+            return [Capability(device="cuda:0", precisions=(), reason=str(error))]
+        if gpu is None:
+            return [Capability(device="cuda:0", precisions=(), reason=f"TensorRT: {_NO_DRIVER}")]
+        return [_capability(flavour, gpu) for flavour in FLAVOURS.values()]
 
     def ring_options(self, size: InputSize) -> RingOptions:
         """How frames of a size are computed: as asked for, as tuned, or the defaults."""
@@ -254,19 +260,12 @@ def _usable_flavour(name: str, gpu: GpuFacts | None) -> Flavour:
     raise BackendError(f"no engine can run here: {'; '.join(problems)}.")
 
 
-def _capability(flavour: Flavour) -> Capability:
-    try:
-        gpu = gpu_facts()
-        problem = unusable_because(flavour, gpu)
-    except BackendError as error:
-        gpu, problem = None, f"{flavour.label}: {error}"
-    if gpu is None or problem is not None:
-        return Capability(device="cuda:0", precisions=(), reason=problem or "")
-    return Capability(
-        device="cuda:0",
-        precisions=_precisions(gpu),
-        reason=f"{flavour.label} {flavour.version()} on {gpu.name}",
-    )
+def _capability(flavour: Flavour, gpu: GpuFacts) -> Capability:
+    problem = unusable_because(flavour, gpu)
+    if problem is not None:
+        return Capability(device="cuda:0", precisions=(), reason=problem)
+    reason = f"{flavour.label} {flavour.version()} on {gpu.name}"
+    return Capability(device="cuda:0", precisions=_precisions(gpu), reason=reason)
 
 
 def _precisions(gpu: GpuFacts) -> tuple[Precision, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class TorchOptions:
     """Fold BatchNorm and the tail; False runs the generator exactly as it was trained."""
     channels_last: bool = True
     """Keep activations in NHWC order, which is faster on CPU and GPU."""
+    compile: bool = False
+    """Let torch.compile fuse kernels; the first frame of a size then takes a minute or so."""
     ring: RingOptions | None = None
     """Frames in flight. None is the ring's own defaults on a GPU where a package to call CUDA is
     installed, and one frame after the other elsewhere; on the CPU, a ring has threads for streams.
@@ -68,12 +71,15 @@ class TorchBackend(Backend):
         network = network.eval().to(device, types[precision])
         # Module.to accepts a memory format, which its annotations leave out.
         self._network = network.to(memory_format=layout)  # type: ignore[call-overload]
+        if options.compile:
+            self._network.compile(dynamic=False)
         ring = options.ring
         if ring is None and device != "cpu" and installed_binding():
             ring = RingOptions()
         if ring is not None:
             opened = PlainDevice() if device == "cpu" else open_device(device)
-            self._rings = FrameRings(opened, form, self._network_for, lambda _size: ring)
+            network_for = partial(self._network_for, graph=ring.graph)
+            self._rings = FrameRings(opened, form, network_for, lambda _size: ring)
 
     def _read_spec(self, model: Model) -> ModelSpec:
         from srtrt.networks.checkpoint import load_checkpoint
@@ -102,9 +108,9 @@ class TorchBackend(Backend):
         reason = f"{version} sees no CUDA device"
         return [Capability(device="cuda:0", precisions=(), reason=reason), cpu]
 
-    def _network_for(self, size: InputSize) -> _TorchNetwork:
+    def _network_for(self, size: InputSize, graph: bool) -> _TorchNetwork:
         layouts = form_layouts(self.form, size)
-        return _TorchNetwork(self._torch, self.device, layouts, self._forward)
+        return _TorchNetwork(self._torch, self.device, layouts, self._forward, graph)
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         torch = self._torch
@@ -150,6 +156,7 @@ class _TorchNetwork:
     device: str
     layouts: Sequence[TensorLayout]
     forward: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    graph: bool
 
     def executor(self, stream: Stream) -> _TorchExecutor:
         return _TorchExecutor(self, stream)
@@ -185,9 +192,15 @@ class _TorchExecutor:
 
         if self._stream is None:
             return compute
-        with torch.cuda.stream(self._stream):
-            compute()  # kernels are chosen on first use, which cannot be recorded
+
+        def in_stream() -> None:
+            with torch.cuda.stream(self._stream):
+                compute()
+
+        in_stream()  # kernels are chosen on first use, which cannot be recorded
         self._stream.synchronize()
+        if not self._network.graph:
+            return in_stream
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             compute()

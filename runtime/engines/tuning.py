@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,10 +64,10 @@ def frames_per_second(
         frame: the inputs of one frame.
         seconds: how long it is to be measured; at least two rounds of the ring are.
     """
-    waiting = [submit(frame) for _ in range(capacity)]
+    waiting = deque(submit(frame) for _ in range(capacity))
     frames, started = 0, time.perf_counter()
     while frames < 2 * capacity or time.perf_counter() - started < seconds:
-        waiting.pop(0)()
+        waiting.popleft()()
         waiting.append(submit(frame))
         frames += 1
     elapsed = time.perf_counter() - started

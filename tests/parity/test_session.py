@@ -114,7 +114,8 @@ def test_auto_says_what_it_takes_and_what_it_does_not() -> None:
     assert choice.backend in ("openvino", "onnxruntime")
     assert choice.reason.startswith(f"{choice.backend} on {choice.device} in {choice.precision}")
     if choice.device == "cpu":
-        assert "Not used: onnxruntime" in choice.reason
+        assert "Not used: TensorRT" in choice.reason
+        assert "onnxruntime" in choice.reason
 
 
 def test_auto_falls_to_onnxruntime_where_openvino_is_absent(

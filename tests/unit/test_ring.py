@@ -80,7 +80,7 @@ def rgb(frames: int, seed: int = 0) -> list[dict[str, NDArray[Any]]]:
 
 
 def rgb_ring(
-    options: RingOptions, device: PlainDevice, seconds: float = 0.0, **more: Any
+    options: RingOptions, device: PlainDevice, seconds: float = 0.0
 ) -> tuple[FrameRing, list[Repeater]]:
     size = InputSize(width=WIDTH, height=HEIGHT, batch=options.batch)
     layouts = form_layouts("rgb8", size)
@@ -90,7 +90,7 @@ def rgb_ring(
         made.append(Repeater(device, layouts, seconds))
         return made[-1]
 
-    return FrameRing(device, layouts, executor, options, **more), made
+    return FrameRing(device, layouts, executor, options), made
 
 
 def test_layouts_follow_the_form() -> None:
@@ -257,7 +257,7 @@ def test_a_failure_is_told_and_everything_is_given_back(after: int) -> None:
 
 
 def test_times_show_copies_beside_computing() -> None:
-    ring, _ = rgb_ring(RingOptions(streams=2, slots=4), PlainDevice(), 0.01, trace=True)
+    ring, _ = rgb_ring(RingOptions(trace=True), PlainDevice(), 0.01)
     with ring:
         pending = [ring.submit(frame) for frame in rgb(4)]
         for each in pending:
