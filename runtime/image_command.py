@@ -116,6 +116,11 @@ def _report(results: list[ImageResult], session: Session | None) -> dict[str, An
 @click.option("--precision", default="auto", show_default=True, help="Arithmetic of the engine.")
 @click.option("--tile", default="auto", show_default=True, help="auto, none or a side in pixels.")
 @click.option(
+    "--trust-engine",
+    is_flag=True,
+    help="Load TensorRT engines that another user may have written. An engine is code.",
+)
+@click.option(
     "--quality", type=click.IntRange(1, 100), help="JPEG: 95 by default; makes WebP lossy."
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")

@@ -245,6 +245,7 @@ def upscale_images(
     device: str = "auto",
     precision: str = "auto",
     tile: str | int = "auto",
+    trust_engine: bool = False,
     quality: int | None = None,
     overwrite: bool = False,
     watcher: ImageWatcher | None = None,
@@ -254,11 +255,12 @@ def upscale_images(
     Args:
         inputs: files, folders and patterns, see :func:`find_images`.
         output: file or folder, see :func:`plan_targets`; its ending selects the format.
-        model: see :func:`srtrt.runtime.session.open_session`, as the next four.
+        model: see :func:`srtrt.runtime.session.open_session`, as the next five.
         backend: engine.
         device: where it runs.
         precision: its arithmetic.
         tile: how pictures are divided.
+        trust_engine: whether engines of other users are loaded.
         quality: 1..100 for JPEG (95 by default) and WebP (lossless by default).
         overwrite: whether existing files may be replaced.
         watcher: told about the progress.
@@ -294,6 +296,7 @@ def upscale_images(
                 device=device,
                 precision=precision,
                 tile=tile,
+                trust_engine=trust_engine,
                 on_build=watcher.building,
             )
             stack.enter_context(session)

@@ -260,6 +260,7 @@ def open_session(
     device: str = "auto",
     precision: str = "auto",
     tile: str | int = "auto",
+    trust_engine: bool = False,
     on_build: Callable[[float, str], None] | None = None,
 ) -> Session:
     """Opens a model on a backend.
@@ -271,6 +272,7 @@ def open_session(
         device: ``auto``, ``cpu`` or ``cuda:N``.
         precision: ``auto`` or a :data:`srtrt.spec.Precision`.
         tile: ``auto``, ``none``, or the longest side of a tile in LR pixels.
+        trust_engine: load engines that another user may have written. An engine is code.
         on_build: while an engine is built, told what share is done, 0..1, and what is going on.
 
     Raises:
@@ -285,7 +287,7 @@ def open_session(
     choice = choose(backend, device, _stored_precision(found, precision))
     kind = backend_class(choice.backend)
     opened = kind(found, form=form, device=choice.device, precision=choice.precision)
-    opened.on_build = on_build
+    opened.on_build, opened.trust_engine = on_build, trust_engine
     spec = opened.spec
     session = Session(opened, radius=spec.receptive_radius, scale=spec.scale, tile=tile)
     session.notes.append(f"Backend: {choice.reason}")

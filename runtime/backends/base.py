@@ -45,6 +45,8 @@ class Backend(ABC):
     Attributes:
         notes: sentences worth telling the user, such as why an engine was built again.
         on_build: if set, told how far the building of an engine is: share 0..1, and what goes on.
+        trust_engine: whether to load engines that another user may have written. An engine is
+            code.
     """
 
     name: ClassVar[str]
@@ -64,6 +66,7 @@ class Backend(ABC):
         self.spec = self._read_spec(model)
         self.notes: list[str] = []
         self.on_build: Callable[[float, str], None] | None = None
+        self.trust_engine = False
         self._closed = False
         self._rings: FrameRings | None = None
         """Where frames are computed, for a backend that computes several at the same time."""

@@ -53,8 +53,6 @@ class TensorRtOptions:
     """Package through which CUDA is called."""
     cache_folder: Path | None = None
     """Where engines are kept; None is the user's cache folder."""
-    trust_engine: bool = False
-    """Loads engines that another user may have written. An engine is code."""
 
 
 class TensorRtBackend(Backend):
@@ -131,7 +129,7 @@ class TensorRtBackend(Backend):
             gpu=self._gpu,
             cache=self._cache,
             verify=engine_gate(self.model, self._run, read_pictures()),
-            trust_engine=self._options.trust_engine,
+            trust_engine=self.trust_engine,
             # What does not fit is divided by the session, which needs tiles of the size it asks.
             may_shrink=False,
             on_progress=self.on_build,

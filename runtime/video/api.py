@@ -30,6 +30,7 @@ def upscale_video(
     device: str = "auto",
     precision: str = "auto",
     tile: str | int = "auto",
+    trust_engine: bool = False,
     codec: str = "auto",
     encoder: str = "auto",
     crf: int | None = None,
@@ -57,6 +58,7 @@ def upscale_video(
         device: ``auto``, ``cpu`` or ``cuda:N``.
         precision: arithmetic of the network, or ``auto``.
         tile: ``auto``, ``none``, or a number of source pixels.
+        trust_engine: load engines that another user may have written. An engine is code.
         codec: ``auto``, ``h264``, ``hevc``, ``av1`` or ``ffv1``.
         encoder: FFmpeg's name of an encoder, or ``auto``.
         crf: constant quality; smaller is better and larger.
@@ -99,6 +101,7 @@ def upscale_video(
             device=device,
             precision=precision,
             tile=tile,
+            trust_engine=trust_engine,
             on_build=on_build,
         )
 

@@ -49,6 +49,11 @@ from srtrt.weights import DEFAULT_MODEL
     "--tile", default="auto", show_default=True, help="auto, none, or a size in source pixels."
 )
 @click.option(
+    "--trust-engine",
+    is_flag=True,
+    help="Load TensorRT engines that another user may have written. An engine is code.",
+)
+@click.option(
     "--codec",
     type=click.Choice(["auto", "h264", "hevc", "av1", "ffv1"]),
     default="auto",

@@ -60,6 +60,15 @@ def test_upscale_video_builds_its_engine_once(
     assert "Building" not in again.stderr
     assert len(standin.builds) == 1
     (entry,) = cache.entries()
+    for path in cache.folder.glob("*.engine*"):
+        path.chmod(0o622)
+    trusted = run(*arguments, "--trust-engine")
+    assert trusted.exit_code == 0, trusted.output
+    assert len(standin.builds) == 1
+    rebuilt = run(*arguments)
+    assert "can be written by others" in rebuilt.stderr
+    assert len(standin.builds) == 2
+    (entry,) = cache.entries()
     assert entry.record is not None
     assert entry.record.parity is not None
     assert all(device.open_resources == 0 for device in standin.devices)

@@ -185,7 +185,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     flags = [part for name, value in engine.items() for part in (f"--{name}", value)]
     assert run(source, *flags).exit_code == 0
     assert callable(asked.pop("on_build"))
-    assert asked == engine | {"form": "rgb8"}
+    assert asked == engine | {"form": "rgb8", "trust_engine": False}
 
 
 def test_real_kinds_of_pictures(tmp_path: Path, session: RepeatSession) -> None:

@@ -307,6 +307,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "device": "cpu",
             "precision": "bf16",
             "tile": "128",
+            "trust_engine": False,
             "on_build": None,
         }
     ]

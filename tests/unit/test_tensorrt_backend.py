@@ -140,7 +140,8 @@ def test_an_engine_that_others_could_have_written_is_not_run(opened: Open, tmp_p
     assert "can be written by others" in note
     for path in (entry.path, sidecar_path(entry.path)):
         path.chmod(0o666)
-    with opened(trust_engine=True) as backend:
+    with opened() as backend:
+        backend.trust_engine = True
         backend.prepare(32, 24)
         assert backend.notes == []
 
