@@ -17,19 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 
 from srtrt.benchmarks.quality import measure_quality
 from srtrt.benchmarks.report import write_report
 from srtrt.benchmarks.tables import table
 from srtrt.export.api import export_model
+from srtrt.graph import load_graph, save_graph
 from srtrt.networks.checkpoint import (
     generator_state,
     load_checkpoint,
     round_to_half,
     save_checkpoint,
 )
+from srtrt.networks.generator import Generator
 from srtrt.spec import SPEC_KEY, ModelSpec
+from srtrt.widen import narrow
 
 
 @click.command()
@@ -60,10 +66,33 @@ def bundle(
     save_checkpoint(target, round_to_half(generator_state(net)), final, extra=extra)
     with tempfile.TemporaryDirectory(dir=into) as folder:
         (graph,) = export_model(str(target), Path(folder), forms=["rgb8"], precisions=["fp32"])
-        graph.path.replace(into / f"{name}.onnx")
+        save_narrow(into / f"{name}.onnx", graph.path, target)
     write_report(results / f"quality-{name}.json", "quality", report)
     click.echo(f"parity with PyTorch: {graph.parity}")
     click.echo(table({"benchmark": "quality", **report}))
+
+
+def save_narrow(path: Path, graph: Path, checkpoint: Path) -> None:
+    """Writes a float32 graph with the float16 weights of its checkpoint, see :mod:`srtrt.widen`."""
+    model, _ = load_graph(graph)
+    net, _ = load_checkpoint(checkpoint)
+    save_graph(path, narrow(model, _factors(net)))
+
+
+def _factors(net: Generator) -> dict[str, tuple[NDArray[np.float16], NDArray[np.float64]]]:
+    """The weights that BatchNorm is folded into, and its gains, computed as the fold does."""
+    modules = dict(net.named_modules())
+    factors = {}
+    for name, module in modules.items():
+        norm = modules.get(name.replace("conv", "bn"))
+        if not (isinstance(module, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d)):
+            continue
+        assert norm.running_var is not None
+        variance = norm.running_var.double()
+        gain = norm.weight.detach().double() / torch.sqrt(variance + norm.eps)
+        half = module.weight.detach().half()
+        factors[f"{name}.weight"] = (half.numpy(), gain.numpy())
+    return factors
 
 
 def _renamed(report: dict[str, Any], old: str, new: str) -> dict[str, Any]:

@@ -109,8 +109,7 @@ def best_scale(batch: Batch, importance: NDArray[np.float64], grid: Grid) -> flo
 def mean_difference(expected: Batch, found: Batch) -> Floats:
     """How much higher each channel is in the first than in the second, on average; ``[C]``."""
     total = sum(
-        (a - b).sum(axis=(0, 2, 3), dtype=np.float64)
-        for a, b in zip(expected, found, strict=True)
+        (a - b).sum(axis=(0, 2, 3), dtype=np.float64) for a, b in zip(expected, found, strict=True)
     )
     return np.asarray(total / sum(x.shape[2] * x.shape[3] for x in found), np.float32)
 

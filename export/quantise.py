@@ -256,9 +256,7 @@ class _Calibration:
         self.readers = {
             node.input[0]: node for node in reversed(model.graph.node) if node.op_type == "Conv"
         }
-        self.summands = {
-            node.output[0] for node in model.graph.node if node.op_type == "Conv"
-        }
+        self.summands = {node.output[0] for node in model.graph.node if node.op_type == "Conv"}
         sums = [node.name for node in model.graph.node if node.op_type == "Add"]
         # The last sum closes the trunk: rounding it too would save little and is seen at once.
         self.sums = set(sums[:-1]) if residual != "float" else set()

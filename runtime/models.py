@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,10 @@ from srtrt.errors import InputError, ModelError
 from srtrt.graph import dress, load_graph, read_spec, to_half
 from srtrt.spec import Form, ModelSpec, Precision
 
+_CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
+"""Precisions that no graph can be converted to without calibration; a bundled model may have a
+second file for each, such as ``srresnet-int8.onnx``."""
+
 
 def weights_folder() -> Path:
     """Where the bundled models lie."""
@@ -22,7 +27,9 @@ def weights_folder() -> Path:
 
 def bundled_models() -> list[str]:
     """Names of the bundled models, sorted."""
-    return sorted(path.stem for path in weights_folder().glob("*.onnx"))
+    endings = tuple(f"-{precision}" for precision in _CALIBRATED)
+    names = (path.stem for path in weights_folder().glob("*.onnx"))
+    return sorted(name for name in names if not name.endswith(endings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +42,9 @@ class Model:
 
     loaded: ModelProto | None = None
     """A graph that is in memory already."""
+
+    calibrated_paths: Mapping[Precision, Path] = field(default_factory=dict)
+    """Further graphs of the same model, by precision."""
 
     @classmethod
     def from_graph(cls, name: str, graph: ModelProto) -> Model:
@@ -64,12 +74,15 @@ class Model:
     def graph(self, form: Form, precision: Precision) -> ModelProto:
         """The graph in a form, typed for a precision.
 
-        fp32 and bf16 are the float32 graph (an engine computes it in bfloat16 when asked to).
+        fp32 and bf16 are the float32 graph (an engine computes it in bfloat16 when asked to);
+        int8 and fp8 are files of their own.
 
         Raises:
             ModelError: if the file holds another precision and cannot be converted.
         """
         model, spec = self._graph
+        if precision != spec.precision and precision in self.calibrated_paths:
+            model, spec = load_graph(self.calibrated_paths[precision])
         if spec.form != form:
             model = dress(model, spec, form)
             spec = spec.with_(form=form)
@@ -78,7 +91,7 @@ class Model:
         if spec.precision == precision or (spec.precision, precision) == ("fp32", "bf16"):
             return model
         raise ModelError(
-            f"{self.graph_path} is {spec.precision} and cannot run as {precision}; "
+            f"{self.graph_path or self.name} is {spec.precision} and cannot run as {precision}; "
             f"export the precision you want: srtrt export {spec.name} --precision {precision}"
         )
 
@@ -96,6 +109,11 @@ def find_model(name_or_file: str) -> Model:
             name_or_file,
             folder / f"{name_or_file}.onnx",
             checkpoint if checkpoint.is_file() else None,
+            calibrated_paths={
+                precision: path
+                for precision in _CALIBRATED
+                if (path := folder / f"{name_or_file}-{precision}.onnx").is_file()
+            },
         )
     path = Path(name_or_file)
     if path.suffix in (".onnx", ".safetensors"):

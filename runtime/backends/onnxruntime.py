@@ -106,7 +106,7 @@ class OnnxRuntimeBackend(Backend):
         except MissingPackageError as error:
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"onnxruntime {ort.__version__}"
-        cpu = Capability(device="cpu", precisions=("fp32",), reason=f"{version}, CPU")
+        cpu = Capability(device="cpu", precisions=("fp32", "int8"), reason=f"{version}, CPU")
         return [cls._gpu_capability(ort, version), cpu]
 
     @classmethod

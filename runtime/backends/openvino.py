@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in float32 or, where the processor has it, bfloat16."""
+"""OpenVINO on the CPU: float32, bfloat16 where the processor has it, or a calibrated int8 graph."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from srtrt.runtime.ring import Arrays
 from srtrt.spec import Form, Precision
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""What it computes in between the convolutions of a typed graph, or everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,15 @@ class OpenVinoBackend(Backend):
     ) -> None:
         super().__init__(model, form=form, device=device, precision=precision)
         openvino = _package()
-        if device != "cpu" or precision not in _HINTS:
+        if device != "cpu" or precision not in (*_HINTS, "int8"):
             raise BackendError(
-                f"openvino runs on the cpu in {' or '.join(_HINTS)}, "
+                f"openvino runs on the cpu in {', '.join(_HINTS)} or int8, "
                 f"not on {device} in {precision}."
             )
         self._options = options or OpenVinoOptions()
         self._core = openvino.Core()
+        between = "bf16" if _has_bf16(self._core) else "fp32"
+        self._hint = _HINTS[between if precision == "int8" else precision]
         try:
             graph = model.graph(form, precision).SerializeToString()
             self._model = self._core.read_model(graph, b"")
@@ -72,11 +75,11 @@ class OpenVinoBackend(Backend):
         except MissingPackageError as error:
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"openvino {openvino.__version__.split('-')[0]}"
-        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if _has_bf16(openvino.Core()):
             reason = f"{version}; this processor computes bfloat16"
-            return [Capability(device="cpu", precisions=("bf16", "fp32"), reason=reason)]
+            return [Capability(device="cpu", precisions=("bf16", "fp32", "int8"), reason=reason)]
         reason = f"{version}; this processor has no bfloat16, so float32"
-        return [Capability(device="cpu", precisions=("fp32",), reason=reason)]
+        return [Capability(device="cpu", precisions=("fp32", "int8"), reason=reason)]
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         request = self._request({name: array.shape for name, array in inputs.items()})
@@ -91,7 +94,7 @@ class OpenVinoBackend(Backend):
             return self._compiled[key]
         self._model.reshape(shapes)
         config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "INFERENCE_PRECISION_HINT": self._hint,
             "PERFORMANCE_HINT": "LATENCY",
         }
         if self._options.threads:
@@ -105,6 +108,10 @@ class OpenVinoBackend(Backend):
     def _release(self) -> None:
         self._compiled.clear()
         del self._model, self._core
+
+
+def _has_bf16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _package() -> Any:

@@ -14,6 +14,7 @@ from srtrt.errors import InputError, ModelError, OutputError
 from srtrt.files import replace_when_complete
 from srtrt.forms import FORM_GRAPHS, LR, OPSET, SR, Nodes
 from srtrt.spec import SPEC_KEY, Form, ModelSpec
+from srtrt.widen import widen
 
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
@@ -216,7 +217,7 @@ def load_graph(path: Path) -> tuple[ModelProto, ModelSpec]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected an .onnx graph written by srtrt.")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = widen(onnx.load(path, load_external_data=False))
     except (DecodeError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable ONNX file ({error}).") from error
     return model, read_spec(model, str(path))
