@@ -19,8 +19,10 @@ _OTHERS: tuple[tuple[str, Precision], ...] = (
     ("torch", "fp32"),
     ("torch", "bf16"),
     ("onnxruntime", "fp32"),
+    ("onnxruntime", "int8"),
     ("openvino", "fp32"),
     ("openvino", "bf16"),
+    ("openvino", "int8"),
 )
 
 

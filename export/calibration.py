@@ -19,6 +19,8 @@ Batch = list[Floats]
 
 _SHARES = np.geomspace(1.0, 0.04, 48)
 """Ranges of a tensor that are tried, as shares of its largest magnitude."""
+_HEADROOM = 2.0
+"""Of the range of floating types, whose steps do not grow with it."""
 _SAMPLES = 6_000
 """Values of a channel, over all crops, from which its range is chosen."""
 _EDGE_GAIN = 8.0
@@ -84,14 +86,16 @@ def best_scale(batch: Batch, importance: NDArray[np.float64], grid: Grid) -> flo
         grid: what it is rounded to.
 
     Returns:
-        The scale with the least error, rounding and clipping together, among ranges from 4 to 100
-        percent of the largest magnitude. Errors are squared and weighted within a crop; their
+        For int8, the scale with the least error, rounding and clipping together, among ranges from
+        4 to 100 percent of the largest magnitude. Errors are squared and weighted within a crop; their
         roots are summed over the crops, so that a few crops with values far beyond those of the
-        others do not decide alone.
+        others do not decide alone. For fp8, one that clips nothing.
     """
     largest = max(float(np.abs(x).max()) for x in batch)
     if largest == 0.0:
         return 1.0 / grid.largest
+    if grid.element != TensorProto.INT8:
+        return _HEADROOM * largest / grid.largest
     flat = [x.reshape(x.shape[1], -1) for x in batch]
     samples = [x[:, :: max(1, x.shape[1] * len(batch) // _SAMPLES)] for x in flat]
 

@@ -56,8 +56,12 @@ Residual = Literal["both", "skip", "float"]
 """Which inputs of the sums of residual blocks are 8 bits: both, the one that skips the block, or
 none. The more, the faster, and the more rounding adds up from block to block."""
 
-TARGETS_DB: dict[Precision, float] = {"int8": 43.0, "fp8": 40.0}
+TARGET_DB = 43.0
 """Least PSNR of the quantised network against float32 on the calibration crops."""
+
+WAYS: dict[Precision, tuple[Residual, ...]] = {"int8": get_args(Residual), "fp8": ("float",)}
+"""Ways to compute the sums that are tried, the fastest first. Numbers of 4 significant bits are too
+coarse to be added up over many blocks."""
 
 FIRST = "its input is the picture, whose 256 values do not fit a symmetric type of 8 bits"
 ASKED = "asked for"
@@ -131,7 +135,7 @@ def quantise_network(
     precision: Precision = "int8",
     keep: Collection[str] = (),
     residual: Residual | None = None,
-    target_db: float | None = None,
+    target_db: float = TARGET_DB,
     correct_bias: bool = True,
     spread_errors: bool = True,
     on_progress: Tell | None = None,
@@ -151,8 +155,7 @@ def quantise_network(
         keep: names of further convolutions to leave in higher precision, as in the report.
         residual: how the sums of residual blocks are computed; by default the fastest way that
             reaches the target.
-        target_db: PSNR against float32 to reach on crops of these pictures; by default that of
-            :data:`TARGETS_DB`.
+        target_db: PSNR against float32 to reach on crops of these pictures.
         correct_bias: take the mean error of each output out of its bias.
         spread_errors: make the error of each rounded weight good by the weights beside it.
         on_progress: told a few words before each convolution is quantised or measured.
@@ -176,7 +179,6 @@ def quantise_network(
             f"the network has no convolution {unknown[0]!r}; it has {', '.join(names)}."
         )
     crops = calibration_crops(pictures)
-    target = TARGETS_DB[precision] if target_db is None else target_db
     tell = on_progress or (lambda _: None)
     kept = {names[0]: FIRST, **{name: ASKED for name in keep if name != names[0]}}
     run = NodeRunner(model)
@@ -187,17 +189,17 @@ def quantise_network(
             model, crops, run, GRIDS[precision], kept, way, correct_bias, spread_errors, tell
         )
 
-    for way in get_args(Residual) if residual is None else (residual,):
+    for way in WAYS[precision] if residual is None else (residual,):
         made = calibrated(way)
-        if made.psnr_db >= target:
+        if made.psnr_db >= target_db:
             break
     alone = made.measured_alone()
-    while made.psnr_db < target:
-        costly = _costly(alone, kept, made.psnr_db, target)
-        kept |= {name: COSTLY for name in costly}
+    while made.psnr_db < target_db:
+        costly = _costly(alone, kept, made.psnr_db, target_db)
+        kept |= dict.fromkeys(costly, COSTLY)
         if len(kept) == len(names):
             raise ModelError(
-                f"the network cannot be computed in {precision} with {target:.1f} dB of PSNR "
+                f"the network cannot be computed in {precision} with {target_db:.1f} dB of PSNR "
                 f"against float32; with the last convolution left it had {made.psnr_db:.1f} dB. "
                 "Use fp16 or bf16."
             )
@@ -208,7 +210,7 @@ def quantise_network(
         layers=tuple(made.layer(name, alone.get(name)) for name in names),
         psnr_db=made.psnr_db,
         crops=len(crops),
-        target_db=target,
+        target_db=target_db,
     )
 
 

@@ -1,4 +1,4 @@
-"""Rounding a convolution's weights to int8 or fp8 so that its output, not the weights, changes least.
+"""Rounding weights to int8 or fp8 so that the output of a convolution changes least, not they.
 
 Rounding each weight to the nearest step treats the inputs of a convolution as unrelated. They are
 not: neighbouring pixels are nearly equal, so errors of neighbouring taps that add up show as a
