@@ -43,12 +43,20 @@ def benchmark() -> None:
 @click.option("--engine", "engines", multiple=True, default=_DEFAULT_ENGINES, show_default=True)
 @click.option("--size", default="160x90", show_default=True, metavar="WxH", help="LR frame size.")
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--reference", default=None, help="Engine to compare with; PyTorch by default.")
 @_FORM
 @_OUT
 def latency(
-    model: str, engines: tuple[str, ...], size: str, rounds: int, form: Any, out: str | None
+    model: str,
+    engines: tuple[str, ...],
+    size: str,
+    rounds: int,
+    reference: str | None,
+    form: Any,
+    out: str | None,
 ) -> None:
     """Seconds per frame of several engines, interleaved in one run."""
+    from srtrt.benchmarks.engines import REFERENCE
     from srtrt.benchmarks.latency import measure_latency
 
     width, height = _size(size)
@@ -59,6 +67,7 @@ def latency(
         height=height,
         form=form,
         rounds=rounds,
+        reference=reference or REFERENCE,
         on_round=lambda done: _progress(f"round {done}/{rounds}"),
     )
     _show("latency", result, out)
@@ -183,6 +192,36 @@ def parity(model: str, data: str, engines: tuple[str, ...], form: Any, out: str 
 
     result = measure_parity_of(model, engines, Path(data), form=form, on_engine=_progress)
     _show("parity", result, out)
+
+
+@benchmark.command()
+@click.option("--model", "models", multiple=True, help="Bundled; by default all with int8.")
+@click.option(
+    "--data", multiple=True, required=True, metavar="DIR", help="HR pictures; a set each."
+)
+@click.option(
+    "--size", "sizes", multiple=True, default=("160x90", "480x270"), show_default=True
+)  # fmt: skip
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
+@_OUT
+def int8(
+    models: tuple[str, ...],
+    data: tuple[str, ...],
+    sizes: tuple[str, ...],
+    rounds: int,
+    out: str | None,
+) -> None:
+    """What int8 graphs lose in quality and gain in speed, on every engine of the CPU."""
+    from srtrt.benchmarks.calibrated import measure_int8
+
+    result = measure_int8(
+        models,
+        [Path(d) for d in data],
+        sizes=[_size(text) for text in sizes],
+        rounds=rounds,
+        on_step=_progress,
+    )
+    _show("int8", result, out)
 
 
 @benchmark.command()

@@ -23,6 +23,7 @@ def measure_latency(
     height: int,
     form: Form,
     rounds: int,
+    reference: str = REFERENCE,
     on_round: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Times every engine once in each round, so that a busy machine slows all of them alike.
@@ -33,7 +34,7 @@ def measure_latency(
     """
     picture = resize_bicubic(read_pictures()[0], height, width)
     inputs = form_inputs(picture, form)
-    names = list(dict.fromkeys([REFERENCE, *engines]))
+    names = list(dict.fromkeys([reference, *engines]))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with ExitStack() as stack:
         opened = {name: stack.enter_context(open_engine(name, model, form)) for name in names}
@@ -46,14 +47,15 @@ def measure_latency(
                 seconds[name].append(time.perf_counter() - start)
             if on_round is not None:
                 on_round(done + 1)
-    reference = np.array(seconds[REFERENCE])
+    yardstick = np.array(seconds[reference])
     rows = {}
     for name, values in seconds.items():
         low, middle, high = np.percentile(values, [25, 50, 75])
         rows[name] = {
             "seconds_per_frame": round(float(middle), 4),
             "quartiles": [round(float(low), 4), round(float(high), 4)],
-            "times_faster": round(float(np.median(reference / np.array(values))), 2),
+            "times_faster": round(float(np.median(yardstick / np.array(values))), 2),
         }
     size = f"{width}x{height} to {4 * width}x{4 * height}"
-    return {"model": model, "form": form, "frame": size, "rounds": rounds, "engines": rows}
+    head = {"model": model, "form": form, "frame": size, "reference": reference}
+    return {**head, "rounds": rounds, "engines": rows}

@@ -84,6 +84,25 @@ def _parity(report: dict[str, Any]) -> str:
     return _markdown(["engine", "parity, dB", "max error", "equal, %", "dB lost"], rows)
 
 
+def _int8(report: dict[str, Any]) -> str:
+    """Worst loss over the engines; speed on OpenVINO against its bf16, else its fp32, and fp32."""
+    models = report["models"]
+    first = next(iter(models.values()))
+    head = [f"{name}: PSNR fp32, dB lost" for name in first["sets"]]
+    head += [f"{size}: times {report['reference']}, fp32" for size in first["speed"]]
+    rows = []
+    for name, row in models.items():
+        cells = [name, f"{row['bytes']['int8'] / 1e6:.2f}"]
+        for engines in row["sets"].values():
+            lost = max(f["db_lost"] for k, f in engines.items() if k.endswith("int8"))
+            cells.append(f"{engines['onnxruntime-fp32']['psnr_db']:.2f}, {lost:.3f}")
+        for engines in row["speed"].values():
+            fast = engines["openvino-int8"]["times_faster"]
+            cells.append(f"{fast:.2f}, {fast / engines['openvino-fp32']['times_faster']:.1f}")
+        rows.append(cells)
+    return _markdown(["model", "MB", *head], rows)
+
+
 def _training(report: dict[str, Any]) -> str:
     rows = (
         [name, f"{row['steps_per_second']:.2f}", f"{row['seconds_per_step']:.3f}"]
@@ -104,6 +123,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "compressed": _compressed,
     "runs": _runs,
     "training": _training,
+    "int8": _int8,
 }
 
 

@@ -38,7 +38,8 @@ def calibration_crops(
     Args:
         pictures: uint8 RGB ``[H, W, 3]``, any sizes.
         side: longest side of a crop in LR pixels.
-        photographs: how many crops are taken, as evenly from the pictures as possible.
+        photographs: how many crops are taken, as evenly from the pictures as possible; fewer if
+            that many would cover small pictures more than once.
 
     Returns:
         float32 ``[1, 3, h, w]`` in [0, 1], RGB, always the same for the same pictures.
@@ -48,9 +49,11 @@ def calibration_crops(
     """
     if not pictures:
         raise InputError("calibration needs at least one picture; there is none.")
+    area = sum(p.shape[0] * p.shape[1] for p in pictures)
+    count = min(photographs, max(len(pictures), -(-area // side**2)))
     crops = []
-    for k in range(photographs):
-        picture = pictures[k * len(pictures) // photographs]
+    for k in range(count):
+        picture = pictures[k * len(pictures) // count]
         height, width = picture.shape[:2]
         # Multiples of irrational numbers spread evenly over each picture, however many there are.
         top = int(k * 0.7549 % 1 * max(1, height - side + 1))
@@ -66,7 +69,7 @@ def _as_graphics(crop: Floats, index: int) -> Floats:
     luma = np.tensordot(_LUMA, crop[0], 1)
     share = np.clip((luma - np.median(luma)) * _EDGE_GAIN + 0.5, 0, 1)
     first, second = np.random.default_rng(index).choice(8, 2, replace=False)
-    corners = [np.float32([code >> bit & 1 for bit in range(3)]) for code in (first, second)]
+    corners = [(code >> np.arange(3) & 1).astype(np.float32) for code in (first, second)]
     bright, dark = (corner[:, None, None] for corner in corners)
     return np.asarray((bright * share + dark * (1 - share))[None], np.float32)
 
@@ -87,9 +90,9 @@ def best_scale(batch: Batch, importance: NDArray[np.float64], grid: Grid) -> flo
 
     Returns:
         For int8, the scale with the least error, rounding and clipping together, among ranges from
-        4 to 100 percent of the largest magnitude. Errors are squared and weighted within a crop; their
-        roots are summed over the crops, so that a few crops with values far beyond those of the
-        others do not decide alone. For fp8, one that clips nothing.
+        4 to 100 percent of the largest magnitude. Errors are squared and weighted within a crop;
+        their roots are summed over the crops, so that a few crops with values far beyond those of
+        the others do not decide alone. For fp8, one that clips nothing.
     """
     largest = max(float(np.abs(x).max()) for x in batch)
     if largest == 0.0:
@@ -194,6 +197,8 @@ def _session(model: ModelProto) -> Any:
         raise MissingPackageError("onnxruntime", "export", "calibration") from error
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    # Every node has threads of its own; while one computes, those of the others must not spin.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
         model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )

@@ -171,8 +171,8 @@ def quantise_network(
     """
     if precision not in GRIDS:
         raise ModelError(f"precision {precision!r} needs no calibration; {' and '.join(GRIDS)} do.")
+    names = list(convolutions_of(network))
     model = prepared(network)
-    names = list(convolutions_of(model))
     unknown = sorted(set(keep) - set(names))
     if unknown:
         raise ModelError(

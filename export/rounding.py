@@ -46,7 +46,7 @@ class Grid:
         """The nearest number of the grid, ties to even, clipped to the range."""
         clipped = np.clip(x, -self.largest, self.largest)
         if self.element == TensorProto.INT8:
-            return np.rint(clipped)
+            return np.asarray(np.rint(clipped))
         # E4M3: steps are an eighth of the power of two below, and 2^-9 under 2^-6.
         exponent = np.maximum(np.frexp(clipped)[1] - 1, -6)
         step = np.ldexp(np.ones_like(clipped), exponent - 3)

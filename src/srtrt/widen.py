@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-_TARGETS = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64}
+_TARGETS: dict[int, type[np.floating[Any]]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+}
 
 
 def narrow(
