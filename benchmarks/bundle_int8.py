@@ -19,7 +19,7 @@ import numpy as np
 from srtrt.datasets import list_images, lr_hr_pair
 from srtrt.errors import ParityError
 from srtrt.export.onnx_graph import network_graph
-from srtrt.export.parity import (
+from srtrt.runtime.parity import (
     graph_backend,
     measure_parity,
     read_pictures,

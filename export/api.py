@@ -6,26 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import ModelProto
-
 from srtrt.errors import InputError, ModelError, OutputError, UsageError
+from srtrt.export.making import QUANTISED, GraphMaker
 from srtrt.export.onnx_graph import network_graph
-from srtrt.graph import dress, graph_file_name, save_graph, stamp, to_half
+from srtrt.runtime.parity import GATES, Parity, passes, read_pictures, require_parity
+from srtrt.graph import graph_file_name, save_graph
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.runtime.models import Model, find_model
-from srtrt.runtime.parity import (
-    Parity,
-    Picture,
-    graph_backend,
-    measure_parity,
-    read_pictures,
-    reference_backend,
-    require_parity,
-)
 from srtrt.spec import Form, ModelSpec, Precision
-
-GRAPH_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-"""Precisions a graph can be typed in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +24,18 @@ class ExportedGraph:
     spec: ModelSpec
     parity: Parity
 
+    @property
+    def layers(self) -> str:
+        """Which layers do not compute in the graph's precision, and why; empty for fp32."""
+        typed, calibrated = (self.spec.quality.get(k) for k in ("typed", "quantisation"))
+        facts = typed or calibrated
+        if not facts:
+            return ""
+        if not facts["kept"]:
+            return f"all convolutions in {self.spec.precision}"
+        reasons = ", ".join(f"{name} ({why})" for name, why in facts["kept"].items())
+        return f"kept in {'fp32' if typed else 'higher precision'}: {reasons}"
+
 
 def export_model(
     model: str,
@@ -44,6 +44,7 @@ def export_model(
     forms: Sequence[Form] = ("rgb8", "yuv420p8"),
     precisions: Sequence[Precision] = ("fp32",),
     verify: Path | None = None,
+    calibrate: Path | None = None,
     overwrite: bool = False,
     on_graph: Callable[[ExportedGraph], None] | None = None,
 ) -> list[ExportedGraph]:
@@ -56,40 +57,47 @@ def export_model(
         model: a ``.safetensors`` checkpoint or the name of a bundled model.
         out: folder of the graphs; by default the current one.
         forms: see :mod:`srtrt.forms`.
-        precisions: ``fp32`` or ``fp16`` (typed graph).
+        precisions: ``fp32``; ``fp16`` or ``bf16`` (typed graph, in which layers that overflow or
+            cost too much accuracy stay float32); ``int8`` or ``fp8`` (calibrated graph).
         verify: folder of pictures to compare on; by default a few that come with srtrt.
+        calibrate: folder of photographs, reduced 4x, whose ranges ``int8`` and ``fp8`` take; by
+            default the pictures that come with srtrt.
         overwrite: replace existing files.
         on_graph: called after each written graph.
 
     Raises:
         InputError, ModelError: if the checkpoint is missing or unusable.
-        UsageError: if a precision cannot be exported.
+        UsageError: if a precision cannot be exported, or nothing is calibrated on ``calibrate``.
         OutputError: if a file exists or cannot be written.
-        ParityError: if a graph is under its gate; it is not written.
+        ParityError: if a graph is under its gate, with the nearest precision that passes; it is
+            not written.
     """
     source = checkpoint_of(model)
     out = out or Path()
     for precision in precisions:
-        if precision not in GRAPH_PRECISIONS:
+        if precision not in GATES:
             raise UsageError(
-                f"precision {precision!r} cannot be exported; "
-                f"expected {' or '.join(GRAPH_PRECISIONS)}."
+                f"precision {precision!r} cannot be exported; expected {', '.join(GATES)}."
             )
+    if calibrate is not None and not set(precisions) & set(QUANTISED):
+        raise UsageError(
+            "pictures to calibrate on were given, but no precision that is calibrated; "
+            f"expected {' or '.join(QUANTISED)} among the precisions."
+        )
     assert source.checkpoint_path is not None
     net, spec = load_checkpoint(source.checkpoint_path)
     targets = _targets(out, spec, forms, precisions, overwrite)
-    pictures = read_pictures(verify)
-    network = network_graph(net)
+    maker = GraphMaker(
+        source, network_graph(net), spec, forms, read_pictures(verify), calibrate=calibrate
+    )
     written = []
     for path, form, precision in targets:
-        graph = _typed(network, spec, form, precision)
-        parity = _verified(graph, source, form, precision, pictures)
-        facts = {"against": "PyTorch fp32", "engine": "onnxruntime", **parity.to_dict()}
-        final = spec.with_(
-            form=form, precision=precision, quality={**spec.quality, "parity": facts}
-        )
-        save_graph(path, stamp(graph, final))
-        result = ExportedGraph(path=path, spec=final, parity=parity)
+        made = maker.make(form, precision)
+        if not passes(made.parity, precision):
+            advice = maker.advice(form, precision)
+            require_parity(made.parity, precision, f"{source.name} as {form} {precision}", advice)
+        save_graph(path, made.graph)
+        result = ExportedGraph(path=path, spec=made.spec, parity=made.parity)
         written.append(result)
         if on_graph is not None:
             on_graph(result)
@@ -138,24 +146,3 @@ def _targets(
                 raise OutputError(f"{path} exists; add --overwrite to replace it.")
             targets.append((path, form, precision))
     return targets
-
-
-def _typed(network: ModelProto, spec: ModelSpec, form: Form, precision: Precision) -> ModelProto:
-    graph = dress(network, spec, form)
-    return to_half(graph, spec.with_(form=form)) if precision == "fp16" else graph
-
-
-def _verified(
-    graph: ModelProto,
-    source: Model,
-    form: Form,
-    precision: Precision,
-    pictures: Sequence[Picture],
-) -> Parity:
-    with (
-        reference_backend(source, form) as reference,
-        graph_backend(source.name, graph, form, precision) as candidate,
-    ):
-        parity = measure_parity(reference, candidate, pictures)
-    require_parity(parity, precision, f"{source.name} as {form} {precision}")
-    return parity

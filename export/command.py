@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from srtrt.runtime.engines.cache import CachedEngine
 
 FORMS = ("rgb8", "yuv420p8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 ENGINES = ("tensorrt", "tensorrt-rtx")
 
 
@@ -41,7 +42,7 @@ ENGINES = ("tensorrt", "tensorrt-rtx")
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(PRECISIONS),
     multiple=True,
     default=["fp32"],
     show_default=True,
@@ -82,6 +83,13 @@ ENGINES = ("tensorrt", "tensorrt-rtx")
     help="GPUs a TensorRT-RTX engine is for, or 'current'; by default all from 8.0.",
 )
 @click.option("--verify", default=None, metavar="DIR", help="Pictures to compare with PyTorch on.")
+@click.option(
+    "--calibrate",
+    default=None,
+    metavar="DIR",
+    help="Photographs that int8 and fp8 take their ranges from; by default a few that come with "
+    "srtrt.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace existing graphs, rebuild engines.")
 def export(
     model: str,
@@ -90,6 +98,7 @@ def export(
     precision: tuple[str, ...],
     forms: tuple[str, ...],
     verify: str | None,
+    calibrate: str | None,
     overwrite: bool,
     **engine: Any,
 ) -> None:
@@ -102,6 +111,7 @@ def export(
         "forms": forms,
         "precisions": precision,
         "verify": Path(verify) if verify else None,
+        "calibrate": Path(calibrate) if calibrate else None,
     }
     if format_ in ENGINES:
         _export_engines(model, out, format_, how, overwrite=overwrite, **engine)
@@ -110,9 +120,7 @@ def export(
         raise UsageError("--shape is for engines; an ONNX graph takes frames of every size.")
 
     def show(graph: ExportedGraph) -> None:
-        click.echo(
-            f"{graph.path}: {graph.parity} (against PyTorch fp32, {graph.parity.pictures} pictures)"
-        )
+        click.echo(f"{graph.path}: {_figures(graph)}")
 
     export_model(model, Path(out or "."), overwrite=overwrite, on_graph=show, **how)
 
@@ -157,6 +165,7 @@ def _export_engines(
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
     with tempfile.TemporaryDirectory() as folder, bar:
         for graph in export_model(model, Path(folder), **how):
+            click.echo(f"graph {graph.path.stem}: {_figures(graph)}")
             for shape in parsed:
                 task = bar.add_task(f"{graph.path.stem} {shape}", total=1)
                 made = provide_engine(
@@ -172,6 +181,11 @@ def _export_engines(
                     on_note=lambda text: click.echo(f"note: {text}", err=True),
                 )
                 _show_engine(made)
+
+
+def _figures(graph: ExportedGraph) -> str:
+    text = f"{graph.parity} (against PyTorch fp32, {graph.parity.pictures} pictures)"
+    return f"{text}; {graph.layers}" if graph.layers else text
 
 
 def _advance(bar: Progress, task: TaskID, share: float, _phase: str) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from srtrt.datasets import list_images, lr_hr_pair
-from srtrt.export.parity import read_pictures
+from srtrt.runtime.parity import read_pictures
 from srtrt.export.quantise import quantise_network
 from srtrt.graph import dress
 from srtrt.spec import Form, ModelSpec, Precision

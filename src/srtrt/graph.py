@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,32 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from srtrt.errors import InputError, ModelError, OutputError
 from srtrt.files import replace_when_complete
 from srtrt.forms import FORM_GRAPHS, LR, OPSET, SR, Nodes
-from srtrt.spec import SPEC_KEY, Form, ModelSpec
+from srtrt.spec import SPEC_KEY, Form, ModelSpec, Precision
 from srtrt.widen import widen
 
-_FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16)
+
+@dataclass(frozen=True, kw_only=True)
+class ReducedType:
+    """A floating-point type of 16 bits."""
+
+    element: int
+    """ONNX element type."""
+    label: str
+    largest: float
+    """Largest finite value."""
+    opset: int
+    """First version of the operators in which Conv takes it."""
+
+
+REDUCED_TYPES: dict[Precision, ReducedType] = {
+    "fp16": ReducedType(
+        element=TensorProto.FLOAT16, label="float16", largest=65504.0, opset=OPSET
+    ),
+    "bf16": ReducedType(
+        element=TensorProto.BFLOAT16, label="bfloat16", largest=(2 - 2**-7) * 2.0**127, opset=22
+    ),
+}  # fmt: skip
+"""Types in which a network's weights and activations can be."""
 
 
 def dress(model: ModelProto, spec: ModelSpec, form: Form) -> ModelProto:
@@ -39,7 +63,7 @@ def dress(model: ModelProto, spec: ModelSpec, form: Form) -> ModelProto:
     head, tail = Nodes("in"), Nodes("out")
     wanted.head(head)
     wanted.tail(tail)
-    nodes, initializers = _network(model.graph)
+    nodes, initializers = network_nodes(model.graph)
     constants = {**head.constants, **tail.constants}
     graph = helper.make_graph(
         [*head.nodes, *nodes, *tail.nodes],
@@ -52,62 +76,142 @@ def dress(model: ModelProto, spec: ModelSpec, form: Form) -> ModelProto:
 
 
 def to_half(model: ModelProto, spec: ModelSpec) -> ModelProto:
-    """The same graph with the network's weights and activations in float16.
+    """The graph in float16 throughout: :func:`to_typed` with nothing kept."""
+    return to_typed(model, spec, "fp16")
+
+
+def to_typed(
+    model: ModelProto, spec: ModelSpec, precision: Precision, keep: Collection[str] = ()
+) -> ModelProto:
+    """The same graph with the network's weights and activations in float16 or bfloat16.
 
     Everything outside ``lr`` .. ``sr``, that is the casts, the colour conversion and the
     rounding, stays float32. Typed graphs of this kind need no precision flag of an engine.
 
+    Args:
+        model: a float32 graph.
+        spec: facts about it; its precision is replaced.
+        precision: ``fp16`` or ``bf16``.
+        keep: names of nodes, see :func:`layer_name`, that compute in float32. What follows them
+            pointwise does, too, and what has only their results as input.
+
     Raises:
-        ModelError: if the graph has no such network, or a weight does not fit float16.
+        ModelError: if the graph has no such network or is typed already, has no layer of a name,
+            or a weight does not fit the type.
     """
-    nodes, initializers = _network(model.graph)
-    inside = {id_.name for id_ in initializers}
-    produced = {output for node in nodes for output in node.output}
-    others = [i for i in model.graph.initializer if i.name not in inside]
-    outer = [n for n in model.graph.node if not produced.intersection(n.output)]
-    half = [_half_tensor(tensor) for tensor in initializers]
-    renames = {LR: f"{LR}.half", SR: f"{SR}.half"}
-    typed = [_half_node(node, renames) for node in nodes]
-    before, after = _split(outer)
-    enter = helper.make_node("Cast", [LR], [renames[LR]], "in.half", to=TensorProto.FLOAT16)
-    leave = helper.make_node("Cast", [renames[SR]], [SR], "out.float", to=TensorProto.FLOAT)
+    if precision not in REDUCED_TYPES:
+        raise ModelError(f"no type for {precision!r}; expected {' or '.join(REDUCED_TYPES)}.")
+    if spec.precision != "fp32":
+        raise ModelError(f"{spec.name} is {spec.precision} already; expected an fp32 graph.")
+    nodes, initializers = network_nodes(model.graph)
+    unknown = set(keep).difference(map(layer_name, nodes))
+    if unknown:
+        raise ModelError(f"{spec.name} has no layer {min(unknown)!r} to keep in fp32.")
+    inside = {output for node in nodes for output in node.output}
+    weights = {tensor.name for tensor in initializers}
+    typing = _Typing(element_types(model), initializers, precision)
+    typing.retype(nodes, keep)
+    before, after = _split([n for n in model.graph.node if inside.isdisjoint(n.output)])
     graph = helper.make_graph(
-        [*before, enter, *typed, leave, *after],
+        [*before, *typing.nodes, *after],
         model.graph.name,
         list(model.graph.input),
         list(model.graph.output),
-        [*others, *half],
+        [*(i for i in model.graph.initializer if i.name not in weights), *typing.constants],
     )
-    return _finish(graph, model, spec.with_(precision="fp16"))
+    opset = REDUCED_TYPES[precision].opset
+    return _finish(graph, model, spec.with_(precision=precision), opset)
 
 
-def keep_half_rounding(model: ModelProto) -> ModelProto:
-    """The same typed graph, with every float16 result passed through Identity.
+class _Typing:
+    """Gives nodes a type one by one, with a Cast wherever a value changes its own."""
 
-    An engine without float16 arithmetic computes in float32 and drops the casts between two
-    nodes, so it would hide the rounding it should show. Identity is an operator it has in
-    float16, which keeps each result rounded; sums inside a convolution stay float32, as on a GPU.
-    Only for measuring, with the engine's graph optimisation off.
-    """
-    kept = ModelProto()
-    kept.CopyFrom(model)
-    nodes, _ = _network(kept.graph)
-    inside = {output for node in nodes for output in node.output}
-    result: list[NodeProto] = []
-    for node in kept.graph.node:
-        result.append(node)
-        if inside.intersection(node.output):
-            name = node.output[0]
-            node.output[0] = f"{name}.exact"
-            result.append(helper.make_node("Identity", [node.output[0]], [name]))
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in result]
-    del kept.graph.node[:]
-    kept.graph.node.extend(copies)
-    onnx.checker.check_model(kept)
-    return kept
+    def __init__(
+        self, types: Mapping[str, int], initializers: list[TensorProto], precision: Precision
+    ) -> None:
+        self._reduced, self._suffix = REDUCED_TYPES[precision].element, precision
+        self._given = {tensor.name: tensor for tensor in initializers}
+        self._types = dict(types)
+        self._made: set[str] = set()
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+
+    def retype(self, nodes: list[NodeProto], keep: Collection[str]) -> None:
+        """Appends the nodes and weights in their new types, float32 ``sr`` at the end."""
+        wanted: list[int] = []
+        for node in nodes:
+            wanted.append(self._type_of(node, keep))
+            for name in node.output:
+                if self._types.get(name) == TensorProto.FLOAT:
+                    self._types[name] = wanted[-1]
+        uses: dict[str, set[int]] = {}
+        for node, element in zip(nodes, wanted, strict=True):
+            for name in self._given.keys() & set(node.input):
+                uses.setdefault(name, set()).add(element)
+        for node, element in zip(nodes, wanted, strict=True):
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            for k, name in enumerate(node.input):
+                copy.input[k] = self._input(name, element, uses)
+            for k, name in enumerate(node.output):
+                if name == SR and element == self._reduced:
+                    copy.output[k] = f"{SR}.{self._suffix}"
+            self.nodes.append(copy)
+        if self._types[SR] == self._reduced:
+            self._cast(f"{SR}.{self._suffix}", SR, TensorProto.FLOAT)
+
+    def _type_of(self, node: NodeProto, keep: Collection[str]) -> int:
+        if layer_name(node) in keep:
+            return TensorProto.FLOAT
+        if node.op_type != "Conv":
+            values = [self._types.get(n) for n in node.input if n not in self._given]
+            if self._reduced not in values:
+                return TensorProto.FLOAT
+        return self._reduced
+
+    def _input(self, name: str, element: int, uses: Mapping[str, set[int]]) -> str:
+        """The name under which a value exists in a type; it is made if it does not."""
+        if name in self._given:
+            return self._constant(self._given[name], element, shared=len(uses[name]) > 1)
+        held = self._types.get(name)
+        if held == element or held not in (TensorProto.FLOAT, self._reduced):
+            return name
+        other = f"{name}.{'fp32' if element == TensorProto.FLOAT else self._suffix}"
+        if other not in self._made:
+            self._made.add(other)
+            self._cast(name, other, element)
+        return other
+
+    def _constant(self, tensor: TensorProto, element: int, *, shared: bool) -> str:
+        reduced = tensor.data_type == TensorProto.FLOAT and element == self._reduced
+        name = f"{tensor.name}.{self._suffix}" if reduced and shared else tensor.name
+        if name not in self._made:
+            self._made.add(name)
+            self.constants.append(_rounded(tensor, element, name) if reduced else tensor)
+        return name
+
+    def _cast(self, source: str, result: str, element: int) -> None:
+        self.nodes.append(helper.make_node("Cast", [source], [result], result, to=element))
 
 
-def _network(graph: GraphProto) -> tuple[list[NodeProto], list[TensorProto]]:
+def element_types(model: ModelProto) -> dict[str, int]:
+    """ONNX element type of every tensor of a graph by name, weights included."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = [*inferred.input, *inferred.value_info, *inferred.output]
+    return {
+        **{value.name: value.type.tensor_type.elem_type for value in values},
+        **{tensor.name: tensor.data_type for tensor in inferred.initializer},
+    }
+
+
+def layer_name(node: NodeProto) -> str:
+    """What people call a node: a convolution by its weight (``trunk_conv``), others as they are."""
+    if node.op_type == "Conv":
+        return node.input[1].removesuffix(".weight")
+    return node.name or node.output[0]
+
+
+def network_nodes(graph: GraphProto) -> tuple[list[NodeProto], list[TensorProto]]:
     """Nodes between ``lr`` and ``sr`` in order, and the initializers they use."""
     producer = {output: node for node in graph.node for output in node.output}
     if SR not in producer:
@@ -136,32 +240,30 @@ def _split(outer: list[NodeProto]) -> tuple[list[NodeProto], list[NodeProto]]:
     return outer[:cut], outer[cut:]
 
 
-def _half_tensor(tensor: TensorProto) -> TensorProto:
-    if tensor.data_type != TensorProto.FLOAT:
-        return tensor
-    with np.errstate(over="ignore"):
-        values = numpy_helper.to_array(tensor).astype(np.float16)
-    if not np.isfinite(values).all():
-        raise ModelError(f"weight {tensor.name!r} exceeds the range of float16 (65504).")
-    return numpy_helper.from_array(values, tensor.name)
+def _rounded(tensor: TensorProto, element: int, name: str) -> TensorProto:
+    """A float32 tensor to the nearest values of another type, ties to even."""
+    values = numpy_helper.to_array(tensor)
+    if element == TensorProto.FLOAT16:
+        with np.errstate(over="ignore"):
+            bits = values.astype(np.float16).view(np.uint16)
+        infinite = 0x7C00
+    else:  # numpy has no bfloat16: it is the upper half of a float32
+        wide = values.view(np.uint32).astype(np.uint64)
+        bits = ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype(np.uint16)
+        infinite = 0x7F80
+    if np.any(bits & infinite == infinite):
+        kind = next(t for t in REDUCED_TYPES.values() if t.element == element)
+        raise ModelError(
+            f"weight {tensor.name!r} exceeds the range of {kind.label} ({kind.largest:.5g}); "
+            "keep its layer in fp32."
+        )
+    return helper.make_tensor(name, element, values.shape, bits.tobytes(), raw=True)
 
 
-def _half_node(node: NodeProto, renames: dict[str, str]) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    for names in (copy.input, copy.output):
-        for k, name in enumerate(names):
-            names[k] = renames.get(name, name)
-    for attribute in copy.attribute:
-        if attribute.name == "value" and attribute.t.data_type in _FLOAT_TYPES:
-            attribute.t.CopyFrom(_half_tensor(attribute.t))
-        if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-            attribute.i = TensorProto.FLOAT16
-    return copy
-
-
-def _finish(graph: GraphProto, model: ModelProto, spec: ModelSpec) -> ModelProto:
-    opset = max([OPSET, *(i.version for i in model.opset_import if i.domain in ("", "ai.onnx"))])
+def _finish(
+    graph: GraphProto, model: ModelProto, spec: ModelSpec, opset: int = OPSET
+) -> ModelProto:
+    opset = max([opset, *(i.version for i in model.opset_import if i.domain in ("", "ai.onnx"))])
     result = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="srtrt"
     )

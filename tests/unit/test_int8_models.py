@@ -18,7 +18,7 @@ import srtrt
 from srtrt.benchmarks.bundle import save_narrow
 from srtrt.cli import main
 from srtrt.errors import BackendError, ModelError
-from srtrt.export.parity import form_inputs, read_pictures
+from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.graph import load_graph
 from srtrt.metrics import psnr
 from srtrt.runtime.models import Model, bundled_models, find_model, weights_folder

@@ -16,7 +16,7 @@ from srtrt.errors import InputError, ModelError
 from srtrt.export.calibration import calibration_crops, run_network
 from srtrt.export.onnx_graph import network_graph
 from srtrt.export.pairs import prepared
-from srtrt.export.parity import (
+from srtrt.runtime.parity import (
     form_inputs,
     graph_backend,
     measure_parity,

@@ -1,0 +1,140 @@
+"""Making the graphs of one model in every form and precision, and measuring them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from srtrt.runtime.parity import (
+    GATES,
+    Parity,
+    Picture,
+    graph_backend,
+    measure_loss,
+    measure_parity,
+    passes,
+    reference_backend,
+)
+from srtrt.export.sensitivity import choose_layers
+from srtrt.graph import REDUCED_TYPES, dress, stamp, to_typed
+from srtrt.runtime.models import Model
+from srtrt.spec import Form, ModelSpec, Precision
+
+QUANTISED: tuple[Precision, ...] = ("int8", "fp8")
+"""Precisions that are calibrated, and judged against ground truth as well."""
+
+_FINER: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+"""What is tried in place of a precision that misses its gate, the nearest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeGraph:
+    """A graph with its figures in the spec inside; whether they pass is not judged."""
+
+    graph: ModelProto
+    spec: ModelSpec
+    parity: Parity
+
+
+class GraphMaker:
+    """Makes graphs of one model; what several forms share is made once."""
+
+    def __init__(
+        self,
+        source: Model,
+        network: ModelProto,
+        spec: ModelSpec,
+        forms: Sequence[Form],
+        pictures: Sequence[Picture],
+        *,
+        calibrate: Path | None = None,
+    ) -> None:
+        """Sets out what to make.
+
+        Args:
+            source: the model with its checkpoint, the reference.
+            network: its graph from ``lr`` to ``sr``, float32.
+            spec: facts about it.
+            forms: all must pass with the same layers kept in float32.
+            pictures: LR pictures to compare on.
+            calibrate: folder of photographs for ``int8`` and ``fp8``.
+        """
+        self._source, self._spec, self._forms = source, spec, forms
+        self._pictures, self._calibrate = pictures, calibrate
+        self._networks: dict[Precision, tuple[ModelProto, dict[str, Any]]] = {"fp32": (network, {})}
+        self._parities: dict[tuple[Form, Precision, frozenset[str]], Parity] = {}
+
+    def make(self, form: Form, precision: Precision) -> MadeGraph:
+        """The graph in a form and precision, compared with PyTorch float32.
+
+        Raises:
+            InputError: if pictures are missing or too small.
+            ModelError: if the network cannot be converted.
+            MissingPackageError: if a package for it is not installed.
+        """
+        network, facts = self._network(precision)
+        kept = frozenset(facts.get("typed", {}).get("kept", ()))
+        parity = self._parity(network, form, precision, kept)
+        figures = {"against": "PyTorch fp32", "engine": "onnxruntime", **parity.to_dict()}
+        quality = {**self._spec.quality, **facts, "parity": figures}
+        spec = self._spec.with_(form=form, precision=precision, quality=quality)
+        return MadeGraph(graph=stamp(dress(network, spec, form), spec), spec=spec, parity=parity)
+
+    def advice(self, form: Form, precision: Precision) -> str:
+        """A sentence with the nearest precision that passes, found by making it."""
+        for other in _FINER:
+            if GATES[other].psnr_db <= GATES[precision].psnr_db:
+                continue
+            made = self.make(form, other)
+            if passes(made.parity, other):
+                return f"The nearest precision that passes is {other}: {made.parity}."
+        return "No higher precision passes."
+
+    def _network(self, precision: Precision) -> tuple[ModelProto, dict[str, Any]]:
+        """The network in a precision, and what its spec says about it."""
+        if precision not in self._networks:
+            make = self._typed if precision in REDUCED_TYPES else self._quantised
+            self._networks[precision] = make(precision)
+        return self._networks[precision]
+
+    def _typed(self, precision: Precision) -> tuple[ModelProto, dict[str, Any]]:
+        network, _ = self._networks["fp32"]
+
+        def judge(kept: frozenset[str]) -> bool:
+            typed = to_typed(network, self._spec, precision, kept)
+            return all(
+                passes(self._parity(typed, form, precision, kept), precision)
+                for form in self._forms
+            )
+
+        choice = choose_layers(network, self._spec, precision, self._pictures, judge)
+        typed = to_typed(network, self._spec, precision, choice.kept)
+        return typed, {"typed": choice.to_dict()}
+
+    def _quantised(self, precision: Precision) -> tuple[ModelProto, dict[str, Any]]:
+        from srtrt.export.quantised import calibration_pictures, quantised_network
+
+        pictures = calibration_pictures(self._calibrate)
+        network, facts = quantised_network(self._networks["fp32"][0], precision, pictures)
+        return network, {"quantisation": facts}
+
+    def _parity(
+        self, network: ModelProto, form: Form, precision: Precision, kept: frozenset[str]
+    ) -> Parity:
+        key = (form, precision, kept)
+        if key not in self._parities:
+            graph = dress(network, self._spec.with_(precision=precision), form)
+            with (
+                reference_backend(self._source, form) as reference,
+                graph_backend(self._source.name, graph, form, precision) as candidate,
+            ):
+                parity = measure_parity(reference, candidate, self._pictures)
+                if precision in QUANTISED:
+                    lost = measure_loss(reference, candidate, self._pictures)
+                    parity = replace(parity, lost_db=lost)
+            self._parities[key] = parity
+        return self._parities[key]

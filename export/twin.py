@@ -1,0 +1,85 @@
+"""Typed graphs computed in float32 with every rounding of their own type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from srtrt.errors import MissingPackageError
+from srtrt.graph import REDUCED_TYPES, element_types
+
+
+def float32_twin(model: ModelProto) -> ModelProto:
+    """A float32 graph that rounds where a typed graph does.
+
+    An engine without arithmetic in float16 or bfloat16 refuses such a graph, or computes in
+    float32 and skips roundings it should show. Here every weight has its rounded value, and every
+    result is cast to its type and back; sums inside a convolution stay float32, as on a GPU. Only
+    for measuring, with the engine's graph optimisation off.
+
+    Args:
+        model: a graph written by :func:`srtrt.graph.to_typed`; any other comes back as it is.
+
+    Returns:
+        A new model with the same inputs, outputs and metadata.
+    """
+    types = element_types(model)
+    reduced = {kind.element for kind in REDUCED_TYPES.values()}
+    twin = ModelProto()
+    twin.CopyFrom(model)
+    for tensor in twin.graph.initializer:
+        if tensor.data_type in reduced:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    nodes: list[NodeProto] = []
+    for node in twin.graph.node:
+        name, element = node.output[0], types[node.output[0]]
+        nodes.append(node)
+        if element not in reduced:
+            continue
+        if node.op_type == "Cast":
+            node.attribute[0].i = TensorProto.FLOAT
+        node.output[0] = f"{name}.exact"
+        nodes.append(helper.make_node("Cast", [node.output[0]], [f"{name}.rounded"], to=element))
+        nodes.append(
+            helper.make_node("Cast", [f"{name}.rounded"], [name], to=TensorProto.FLOAT)
+        )  # fmt: skip
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del twin.graph.node[:]
+    twin.graph.node.extend(copies)
+    del twin.graph.value_info[:]
+    onnx.checker.check_model(twin)
+    return twin
+
+
+def run_graph(
+    model: ModelProto, inputs: Sequence[NDArray[np.float32]], *, optimise: bool = True
+) -> list[list[NDArray[Any]]]:
+    """All outputs of a graph with one input, for each value of it, in ONNX Runtime on the CPU.
+
+    Args:
+        model: a graph without form, or any other with a single input.
+        inputs: its values.
+        optimise: False runs the graph node by node as it is written.
+
+    Raises:
+        MissingPackageError: if onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime", "export", "measuring a graph") from error
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    if not optimise:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return [session.run(None, {name: value}) for value in inputs]
