@@ -11,14 +11,15 @@ import numpy as np
 from srtrt.benchmarks.engines import REFERENCE, open_engine
 from srtrt.datasets import list_images, lr_hr_pair
 from srtrt.errors import UsageError
+from srtrt.export.parity import compare_outputs, form_inputs, graph_backend, passes
+from srtrt.graph import to_typed
 from srtrt.metrics import mod_crop, psnr_y
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.models import find_model
-from srtrt.runtime.parity import compare_outputs, form_inputs, graph_backend, passes
-from srtrt.spec import Form
+from srtrt.spec import Form, Precision
 
-GRAPH_FP16 = "graph-fp16"
-"""The typed float16 graph, run so that its rounding shows."""
+TYPED_GRAPHS: dict[str, Precision] = {"graph-fp16": "fp16", "graph-bf16": "bf16"}
+"""Graphs typed throughout, run so that their rounding shows."""
 
 
 def measure_parity_of(
@@ -59,9 +60,11 @@ def measure_parity_of(
 
 
 def _open(engine: str, model: str, form: Form) -> Backend:
-    if engine != GRAPH_FP16:
+    if engine not in TYPED_GRAPHS:
         return open_engine(engine, model, form)
-    found = find_model(model)
+    found, precision = find_model(model), TYPED_GRAPHS[engine]
     if found.graph_path is None:
         raise UsageError(f"{engine} needs a graph; {model} is a checkpoint.")
-    return graph_backend(found.name, found.graph(form, "fp16"), form, "fp16")
+    graph = found.graph(form, "fp32")
+    typed = to_typed(graph, found.spec.with_(form=form), precision)
+    return graph_backend(found.name, typed, form, precision)

@@ -9,7 +9,8 @@ from typing import Any
 
 from onnx import ModelProto
 
-from srtrt.runtime.parity import (
+from srtrt.errors import ParityError
+from srtrt.export.parity import (
     GATES,
     Parity,
     Picture,
@@ -18,9 +19,10 @@ from srtrt.runtime.parity import (
     measure_parity,
     passes,
     reference_backend,
+    shortfall,
 )
 from srtrt.export.sensitivity import choose_layers
-from srtrt.graph import REDUCED_TYPES, dress, stamp, to_typed
+from srtrt.graph import REDUCED_TYPES, dress, to_typed
 from srtrt.runtime.models import Model
 from srtrt.spec import Form, ModelSpec, Precision
 
@@ -33,7 +35,7 @@ _FINER: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 
 @dataclass(frozen=True, kw_only=True)
 class MadeGraph:
-    """A graph with its figures in the spec inside; whether they pass is not judged."""
+    """A graph that passed its gate, with the figures in the spec inside."""
 
     graph: ModelProto
     spec: ModelSpec
@@ -72,26 +74,42 @@ class GraphMaker:
         """The graph in a form and precision, compared with PyTorch float32.
 
         Raises:
+            ParityError: if it misses its gate, with the nearest precision that passes.
             InputError: if pictures are missing or too small.
             ModelError: if the network cannot be converted.
             MissingPackageError: if a package for it is not installed.
         """
+        try:
+            return self._passing(form, precision)
+        except ParityError as error:
+            advice = self._advice(form, precision)
+            raise ParityError(f"{error} {advice} It was not written.") from error
+
+    def _passing(self, form: Form, precision: Precision) -> MadeGraph:
         network, facts = self._network(precision)
         kept = frozenset(facts.get("typed", {}).get("kept", ()))
         parity = self._parity(network, form, precision, kept)
+        what = f"{self._source.name} as {form} {precision}"
+        if kept:
+            what += f" with {len(kept)} layers in fp32"
+        problem = shortfall(parity, precision, what)
+        if problem:
+            raise ParityError(problem)
         figures = {"against": "PyTorch fp32", "engine": "onnxruntime", **parity.to_dict()}
         quality = {**self._spec.quality, **facts, "parity": figures}
         spec = self._spec.with_(form=form, precision=precision, quality=quality)
-        return MadeGraph(graph=stamp(dress(network, spec, form), spec), spec=spec, parity=parity)
+        return MadeGraph(graph=dress(network, spec, form), spec=spec, parity=parity)
 
-    def advice(self, form: Form, precision: Precision) -> str:
+    def _advice(self, form: Form, precision: Precision) -> str:
         """A sentence with the nearest precision that passes, found by making it."""
         for other in _FINER:
             if GATES[other].psnr_db <= GATES[precision].psnr_db:
                 continue
-            made = self.make(form, other)
-            if passes(made.parity, other):
-                return f"The nearest precision that passes is {other}: {made.parity}."
+            try:
+                made = self._passing(form, other)
+            except ParityError:
+                continue
+            return f"The nearest precision that passes is {other}: {made.parity}."
         return "No higher precision passes."
 
     def _network(self, precision: Precision) -> tuple[ModelProto, dict[str, Any]]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from srtrt.runtime.parity import Picture
+from srtrt.errors import ParityError
+from srtrt.export.parity import Picture
 from srtrt.export.twin import float32_twin, run_graph
 from srtrt.forms import LR
 from srtrt.graph import REDUCED_TYPES, element_types, layer_name, network_nodes, to_typed
@@ -26,6 +27,9 @@ MOST_KEPT = 0.5
 
 _CROP, _CROPS = 48, 4
 """Side and number of the crops on which each layer's own damage is measured."""
+
+_TILE = 128
+"""Side of the tiles on which activations are measured."""
 
 Judge = Callable[[frozenset[str]], bool]
 """Whether the typed network passes its gate with these layers kept in float32."""
@@ -78,17 +82,25 @@ def choose_layers(
         judge: whether the gate is met; it is asked as little as possible.
 
     Raises:
+        ParityError: if too many would have to be kept for their range.
         MissingPackageError: if onnxruntime is not installed.
     """
     nodes, _ = network_nodes(network.graph)
     ranges = activation_ranges(network, pictures)
+    convolutions = {layer_name(node) for node in nodes if node.op_type == "Conv"}
     kept = _overflowing(network, nodes, ranges, REDUCED_TYPES[precision].largest)
+    most = int(MOST_KEPT * len(convolutions)) - len(kept.keys() & convolutions)
+    if most < 0:
+        some = ", ".join(f"{name} ({why})" for name, why in list(kept.items())[:3])
+        raise ParityError(
+            f"{spec.name} cannot be computed in {precision}: {len(kept.keys() & convolutions)} of "
+            f"its {len(convolutions)} convolutions would have to stay fp32, such as {some}; "
+            f"expected at most {MOST_KEPT:.0%}."
+        )
     damage = layer_damage(network, spec, precision, pictures, frozenset(kept))
     if not judge(frozenset(kept)):
         ranked = sorted(damage, key=lambda name: damage[name])
-        convolutions = [layer_name(node) for node in nodes if node.op_type == "Conv"]
-        most = int(MOST_KEPT * len(convolutions)) - len(kept.keys() & set(convolutions))
-        count = _fewest(ranked[: max(0, most)], frozenset(kept), judge)
+        count = _fewest(ranked[:most], frozenset(kept), judge)
         kept |= {name: f"costs most accuracy: {damage[name]:.1f} dB" for name in ranked[:count]}
     makers = {output: layer_name(node) for node in nodes for output in node.output}
     largest = max(ranges, key=lambda name: ranges[name])
@@ -115,12 +127,13 @@ def activation_ranges(network: ModelProto, pictures: Sequence[Picture]) -> dict[
     probed = ModelProto()
     probed.CopyFrom(network)
     del probed.graph.output[:]
-    for name in names:  # only the figure leaves the graph, so that large pictures fit in memory
+    for name in names:
         absolute, largest = f"{name}.absolute", f"{name}.largest"
         probed.graph.node.append(helper.make_node("Abs", [name], [absolute]))
         probed.graph.node.append(helper.make_node("ReduceMax", [absolute], [largest], keepdims=0))
         probed.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
-    found = np.array(run_graph(probed, [_planes(picture) for picture in pictures]))
+    tiles = [_planes(tile) for picture in pictures for tile in _tiles(picture)]
+    found = np.array(run_graph(probed, tiles))
     return dict(zip(names, found.max(axis=0).tolist(), strict=True))
 
 
@@ -168,20 +181,30 @@ def layer_damage(
 def _overflowing(
     network: ModelProto, nodes: list[NodeProto], ranges: Mapping[str, float], largest: float
 ) -> dict[str, str]:
-    """Nodes that touch a value out of range, and what it is."""
+    """Nodes that touch a value out of range, and what it is.
+
+    Those are left out that compute in float32 anyway, as they follow others.
+    """
     weights = {
         tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0))
         for tensor in network.graph.initializer
         if tensor.data_type == TensorProto.FLOAT
     }
-    found = {}
+    constants = {tensor.name for tensor in network.graph.initializer}
+    found: dict[str, str] = {}
+    float32: set[str] = set()
     for node in nodes:
+        if node.op_type != "Conv" and float32.issuperset(set(node.input) - constants):
+            float32.update(node.output)
+            continue
         activation = max(ranges.get(name, 0.0) for name in [*node.input, *node.output])
         weight = max((weights.get(name, 0.0) for name in node.input), default=0.0)
         if not activation * SAFETY <= largest:  # so that NaN counts
             found[layer_name(node)] = f"overflows: {activation:.2g}"
-        elif not weight <= largest:
+        elif weight > largest:
             found[layer_name(node)] = f"weight overflows: {weight:.2g}"
+        if layer_name(node) in found:
+            float32.update(node.output)
     return found
 
 
@@ -200,6 +223,16 @@ def _fewest(ranked: Sequence[str], kept: frozenset[str], judge: Judge) -> int:
 def _centre(picture: Picture) -> Picture:
     top, left = (max(0, (side - _CROP) // 2) for side in picture.shape[:2])
     return picture[top : top + _CROP, left : left + _CROP]
+
+
+def _tiles(picture: Picture) -> list[Picture]:
+    """A picture in parts, small enough that all activations of one fit in memory."""
+    height, width = picture.shape[:2]
+    return [
+        picture[top : top + _TILE, left : left + _TILE]
+        for top in range(0, height, _TILE)
+        for left in range(0, width, _TILE)
+    ]
 
 
 def _planes(picture: Picture) -> NDArray[np.float32]:

@@ -231,34 +231,29 @@ def passes(parity: Parity, precision: Precision) -> bool:
     )
 
 
-def require_parity(
-    parity: Parity, precision: Precision, what: str, advice: str | None = None
-) -> None:
+def shortfall(parity: Parity, precision: Precision, what: str) -> str | None:
+    """A sentence on how an artifact misses the gate of its precision; None if it meets it."""
+    if passes(parity, precision):
+        return None
+    gate = GATES[precision]
+    lost = "" if math.isinf(gate.lost_db) else f" and at most {gate.lost_db:.2f} dB lost"
+    return (
+        f"{what} does not compute what PyTorch computes: {parity}; expected at least "
+        f"{gate.psnr_db:.0f} dB and a difference of at most {gate.max_abs}{lost}."
+    )
+
+
+def require_parity(parity: Parity, precision: Precision, what: str) -> None:
     """Refuses an artifact under its gate.
 
-    Args:
-        parity: its figures.
-        precision: whose gate it is.
-        what: the artifact, for the message.
-        advice: a sentence on what to do; by default the first precision with a gate that these
-            figures would pass.
-
     Raises:
-        ParityError: with the figures and the advice.
+        ParityError: with the figures and the nearest precision that these figures would pass.
     """
-    if passes(parity, precision):
+    problem = shortfall(parity, precision, what)
+    if problem is None:
         return
-    gate = GATES[precision]
-    if advice is None:
-        nearest = next((p for p in GATES if passes(parity, p)), None)
-        advice = (
-            f"These figures would pass as {nearest}."
-            if nearest
-            else "No precision has so low a gate."
-        )
-    lost = "" if math.isinf(gate.lost_db) else f", at most {gate.lost_db:.2f} dB lost"
-    raise ParityError(
-        f"{what} does not compute what PyTorch computes: {parity}; expected at least "
-        f"{gate.psnr_db:.0f} dB and a difference of at most {gate.max_abs}{lost}. {advice} "
-        "It was not written."
+    nearest = next((p for p in GATES if passes(parity, p)), None)
+    advice = (
+        f"These figures would pass as {nearest}." if nearest else "No precision has so low a gate."
     )
+    raise ParityError(f"{problem} {advice} It was not written.")

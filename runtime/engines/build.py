@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx import ValueInfoProto
 
 from srtrt.errors import BackendError, DeviceMemoryError, ModelError, OutputError, UsageError
-from srtrt.graph import read_spec
+from srtrt.graph import layer_name, read_spec
 from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import (
     Flavour,
@@ -33,7 +33,7 @@ from srtrt.spec import ModelSpec
 
 Note = Callable[[str], None]
 
-TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+TYPE_NAMES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8", "fp8": "FP8"}
 """TensorRT's name of the type in which a precision convolves."""
 
 _LONGEST_MESSAGE = 200
@@ -256,21 +256,40 @@ class _Job:
         )
 
     def _require_types(self, network: Any) -> Counter[str]:
-        """Counts convolutions by type; all must have the type of the graph's precision."""
+        """Counts convolutions by type; all must have that of the graph's precision.
+
+        But those that the spec names as kept are float32.
+        """
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        dequantised = {
+            layer.get_output(0).name: layer.get_input(0).dtype.name
+            for layer in layers
+            if layer.type == self.trt.LayerType.DEQUANTIZE
+        }
         convolutions = Counter(
-            layer.get_output(0).dtype.name
-            for layer in map(network.get_layer, range(network.num_layers))
+            _convolution_type(layer, dequantised)
+            for layer in layers
             if layer.type == self.trt.LayerType.CONVOLUTION
         )
-        wanted = TYPE_NAMES.get(self.spec.precision)
-        if wanted is not None and set(convolutions) != {wanted}:
+        kept, wanted = self._kept_convolutions(), TYPE_NAMES[self.spec.precision]
+        others = Counter({"FLOAT": kept} if kept else {})
+        expected = Counter({wanted: sum(convolutions.values()) - kept}) + others
+        if convolutions != expected or not convolutions[wanted]:
             found = ", ".join(f"{count} in {name}" for name, count in convolutions.items())
             raise ModelError(
                 f"{self.model.graph.name}: its spec says {self.spec.precision}, so all "
-                f"convolutions should compute in {wanted}; found {found or 'none'}. "
-                "Export it again."
+                f"convolutions {f'but {kept} in FLOAT ' if kept else ''}should compute in "
+                f"{wanted}; found {found or 'none'}. Export it again."
             )
         return convolutions
+
+    def _kept_convolutions(self) -> int:
+        """How many convolutions are not in the graph's precision, as its spec tells."""
+        quality = self.spec.quality
+        facts = quality.get("typed") or quality.get("quantisation") or {}
+        kept = facts.get("kept", ())
+        nodes = self.model.graph.node
+        return sum(node.op_type == "Conv" and layer_name(node) in kept for node in nodes)
 
     def _configure(self, config: Any, options: EngineOptions) -> int | None:
         """Sets the options; returns the workspace limit in bytes, None for the builder's own."""
@@ -303,6 +322,23 @@ class _Job:
                 profile.set_shape(tensor.name, least, best, most)
         if not shape.is_static:
             config.add_optimization_profile(profile)
+
+
+def _convolution_type(layer: Any, dequantised: Mapping[str, str]) -> str:
+    """The type in which a convolution multiplies.
+
+    With 8 bits its own tensors are floats that come from dequantising, which TensorRT moves into
+    the convolution.
+
+    Args:
+        layer: the convolution.
+        dequantised: stored type of each tensor that is a dequantised one, by name.
+    """
+    tensors = [layer.get_input(index) for index in range(layer.num_inputs)]
+    stored = [dequantised.get(tensor.name) for tensor in tensors[:2] if tensor is not None]
+    if len(stored) == 2 and stored[0] == stored[1] and stored[0] is not None:
+        return stored[0]
+    return str(layer.get_output(0).dtype.name)
 
 
 def _parsed_proto(graph: bytes) -> onnx.ModelProto:
