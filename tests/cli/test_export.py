@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -62,7 +63,93 @@ def test_a_graph_under_its_gate_is_not_written(
     result = export(tiny_checkpoint, "-o", tmp_path, "--io", "rgb8")
     assert result.exit_code == 1
     assert "does not compute what PyTorch computes" in result.output
-    assert "would pass as fp16" in result.output
+    assert "No higher precision passes. It was not written." in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_typed_graphs_say_which_layers_are_kept(
+    precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    result = export(tiny_checkpoint, "-o", tmp_path, "--precision", precision)
+    assert result.exit_code == 0, result.output
+    assert result.output.count(f"3 pictures); all convolutions in {precision}") == 2
+    for form in ("rgb8", "yuv420p8"):
+        _, spec = load_graph(tmp_path / f"tiny-{form}-{precision}.onnx")
+        facts = spec.quality["typed"]
+        assert facts["kept"] == {}
+        assert 1 < facts["largest_activation"] < 1000
+        assert len(facts["layer_db"]) == 9
+        assert all(db > spec.quality["parity"]["psnr_db"] - 3 for db in facts["layer_db"].values())
+
+
+def test_layers_that_cost_most_are_kept_to_meet_the_gate(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = export(tiny_checkpoint, "-o", tmp_path, "--precision", "bf16", "--io", "rgb8")
+    _, spec = load_graph(tmp_path / "tiny-rgb8-bf16.onnx")
+    reached = spec.quality["parity"]["psnr_db"]
+    monkeypatch.setitem(parity.GATES, "bf16", parity.Gate(reached + 1, 255))
+    arguments = [tiny_checkpoint, "-o", tmp_path, "--precision", "bf16", "--io", "rgb8"]
+    result = export(*arguments, "--overwrite")
+    assert plain.exit_code == result.exit_code == 0, result.output
+    assert re.search(r"; kept in fp32: \S+ \(costs most accuracy: \d+\.\d dB\)", result.output)
+    _, spec = load_graph(tmp_path / "tiny-rgb8-bf16.onnx")
+    assert spec.quality["parity"]["psnr_db"] >= reached + 1
+    kept, db = spec.quality["typed"]["kept"], spec.quality["typed"]["layer_db"]
+    assert 1 <= len(kept) <= 4
+    assert set(kept) == set(sorted(db, key=db.__getitem__)[: len(kept)])
+
+
+def test_the_nearest_precision_that_passes_is_measured_and_named(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(parity.GATES, "bf16", parity.Gate(57.0, 255))
+    monkeypatch.setitem(parity.GATES, "fp16", parity.Gate(58.0, 255))
+    result = export(tiny_checkpoint, "-o", tmp_path, "--precision", "bf16", "--io", "rgb8")
+    assert result.exit_code == 1
+    assert re.search(
+        r"tiny as rgb8 bf16 with 4 layers in fp32 does not compute .*at least 57 dB.* "
+        r"The nearest precision that passes is fp16: [56]\d\.\d dB, .*It was not written",
+        result.output,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures that come with srtrt, enlarged, as photographs to calibrate on."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for index, picture in enumerate(parity.read_pictures()):
+        large = cv2.resize(picture[:48, :48], None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{index}.png"), large[..., ::-1])
+    return folder
+
+
+def test_a_calibrated_graph_is_judged_against_ground_truth_too(
+    tiny_checkpoint: Path, photographs: Path, tmp_path: Path
+) -> None:
+    arguments = [tiny_checkpoint, "-o", tmp_path, "--precision", "int8", "--calibrate", photographs]
+    result = export(*arguments)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"dB lost \(against PyTorch fp32, 3 pictures\); kept in higher", result.output)
+    for form in ("rgb8", "yuv420p8"):
+        _, spec = load_graph(tmp_path / f"tiny-{form}-int8.onnx")
+        assert spec.quality["parity"]["lost_db"] <= 0.10
+        assert spec.quality["parity"]["psnr_db"] >= 38
+        assert spec.quality["quantisation"]["pictures"] == 3
+
+
+def test_a_calibrated_graph_that_loses_too_much_is_not_written(
+    tiny_checkpoint: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(parity.GATES, "int8", parity.Gate(38.0, 255, lost_db=-5.0))
+    result = export(
+        tiny_checkpoint, "-o", tmp_path, "--io", "rgb8", "--precision", "int8",
+        "--calibrate", photographs,
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert re.search(r"dB lost; .* and at most -5\.00 dB lost\. .*passes is bf16: 5", result.output)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,6 +160,8 @@ def test_a_graph_under_its_gate_is_not_written(
         (["nonsense"], "neither a bundled model"),
         (["srresnet", "--verify", "absent"], "no such folder"),
         (["srresnet", "--precision", "fp12"], "Invalid value"),
+        (["srresnet", "--calibrate", "photos"], "expected int8 or fp8 among the precisions"),
+        (["srresnet", "--precision", "int8", "--calibrate", "absent"], "no such folder"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -103,6 +192,8 @@ def test_export_builds_engines_for_each_shape(tiny_checkpoint: Path, tmp_path: P
     first = export(*arguments)
     assert first.exit_code == 0, first.output
     assert first.output.count("note: Building tiny-yuv420p8-fp16-") == 2
+    assert "graph tiny-yuv420p8-fp16: " in first.output
+    assert "; all convolutions in fp16\n" in first.output
     assert "takes 16x16:32x24:48x32, not compared with PyTorch" in first.output
     paths = sorted(tmp_path.glob("*.engine"))
     assert len(paths) == 2
@@ -113,6 +204,25 @@ def test_export_builds_engines_for_each_shape(tiny_checkpoint: Path, tmp_path: P
     assert again.count("--overwrite was given") == 2
     listed = CliRunner().invoke(main, ["engines", "list", "--folder", str(tmp_path)])
     assert listed.output.count("usable") == 2
+
+
+@pytest.mark.parametrize(("precision", "name"), [("bf16", "BF16"), ("int8", "INT8")])
+def test_engines_of_other_precisions(
+    precision: str, name: str, tiny_checkpoint: Path, photographs: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(
+        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+    )
+    result = export(
+        tiny_checkpoint, "-o", tmp_path, "--format", "tensorrt-rtx", "--precision", precision,
+        "--io", "rgb8", "--shape", "32x24",
+        *(["--calibrate", photographs] if precision == "int8" else []),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (path,) = tmp_path.glob("*.engine")
+    record = read_engine(path).record
+    assert record.spec.precision == precision
+    assert record.built["convolutions"][name] >= 5
 
 
 @pytest.mark.parametrize(
