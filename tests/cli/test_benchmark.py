@@ -217,13 +217,15 @@ def test_compression_that_loses_little_measures_little(photos: Path, tmp_path: P
 
 def test_parity_of_the_bundled_model(photos: Path) -> None:
     result = benchmark(
-        "parity", "--data", photos, "--engine", "onnxruntime-fp32", "--engine", "graph-fp16"
-    )
+        "parity", "--data", photos, "--engine", "onnxruntime-fp32", "--engine", "graph-fp16",
+        "--engine", "graph-bf16",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     engines = json.loads(result.stdout)["engines"]
     assert all(row["passes_gate"] for row in engines.values())
     assert engines["onnxruntime-fp32"]["max_abs"] <= 1
     assert abs(engines["graph-fp16"]["db_lost"]) < 0.02
+    assert engines["graph-bf16"]["psnr_db"] < engines["graph-fp16"]["psnr_db"] - 5
 
 
 @pytest.mark.parametrize(
