@@ -47,6 +47,7 @@ def export_model(
     calibrate: Path | None = None,
     overwrite: bool = False,
     on_graph: Callable[[ExportedGraph], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> list[ExportedGraph]:
     """Writes one ONNX file for each form and precision, each compared with PyTorch first.
 
@@ -64,6 +65,7 @@ def export_model(
             default the pictures that come with srtrt.
         overwrite: replace existing files.
         on_graph: called after each written graph.
+        on_progress: told a few words before each step of what takes long.
 
     Raises:
         InputError, ModelError: if the checkpoint is missing or unusable.
@@ -88,7 +90,13 @@ def export_model(
     net, spec = load_checkpoint(source.checkpoint_path)
     targets = _targets(out, spec, forms, precisions, overwrite)
     maker = GraphMaker(
-        source, network_graph(net), spec, forms, read_pictures(verify), calibrate=calibrate
+        source,
+        network_graph(net),
+        spec,
+        forms,
+        read_pictures(verify),
+        calibrate=calibrate,
+        on_progress=on_progress,
     )
     written = []
     for path, form, precision in targets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,10 +120,19 @@ def export(
     if engine["shapes"]:
         raise UsageError("--shape is for engines; an ONNX graph takes frames of every size.")
 
-    def show(graph: ExportedGraph) -> None:
-        click.echo(f"{graph.path}: {_figures(graph)}")
+    with _progress_bar() as bar:
 
-    export_model(model, Path(out or "."), overwrite=overwrite, on_graph=show, **how)
+        def show(graph: ExportedGraph) -> None:
+            _say(bar, f"{graph.path}: {_figures(graph)}")
+
+        export_model(
+            model,
+            Path(out or "."),
+            overwrite=overwrite,
+            on_graph=show,
+            on_progress=_describe(bar),
+            **how,
+        )
 
 
 def _export_engines(
@@ -160,12 +170,9 @@ def _export_engines(
     )
     flavour, cache = flavour_of(format_), EngineCache(Path(out) if out else None)
     flavour.load()  # before any work is done
-    gpu = gpu_facts()
-    judge = engine_judge(checkpoint_of(model), flavour, gpu)
-    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
-    with tempfile.TemporaryDirectory() as folder, bar:
-        for graph in export_model(model, Path(folder), **how):
-            click.echo(f"graph {graph.path.stem}: {_figures(graph)}")
+    with tempfile.TemporaryDirectory() as folder, _progress_bar() as bar:
+        for graph in export_model(model, Path(folder), on_progress=_describe(bar), **how):
+            _say(bar, f"graph {graph.path.stem}: {_figures(graph)}")
             for shape in parsed:
                 task = bar.add_task(f"{graph.path.stem} {shape}", total=1)
                 made = provide_engine(
@@ -178,9 +185,9 @@ def _export_engines(
                     verify=judge,
                     because="--overwrite was given" if overwrite else None,
                     on_progress=partial(_advance, bar, task),
-                    on_note=lambda text: click.echo(f"note: {text}", err=True),
+                    on_note=lambda text: _say(bar, f"note: {text}", err=True),
                 )
-                _show_engine(made)
+                _say(bar, _engine_line(made))
 
 
 def _figures(graph: ExportedGraph) -> str:
@@ -188,11 +195,37 @@ def _figures(graph: ExportedGraph) -> str:
     return f"{text}; {graph.layers}" if graph.layers else text
 
 
+def _progress_bar() -> Progress:
+    return Progress(
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def _say(bar: Progress, text: str, *, err: bool = False) -> None:
+    """Prints a line above the bar."""
+    if bar.disable:
+        click.echo(text, err=err)
+        return
+    bar.stop()
+    click.echo(text, err=err)
+    bar.start()
+
+
+def _describe(bar: Progress) -> Callable[[str], None]:
+    """Shows in a few words what is being done."""
+    task = bar.add_task("making graphs", total=None)
+    return lambda text: bar.update(task, description=text)
+
+
 def _advance(bar: Progress, task: TaskID, share: float, _phase: str) -> None:
     bar.update(task, completed=share)
 
 
-def _show_engine(engine: CachedEngine) -> None:
+def _engine_line(engine: CachedEngine) -> str:
     figures = engine.record.parity
     parity = f"parity {figures}" if figures else "not compared with PyTorch: it has not run yet"
-    click.echo(f"{engine.path}: takes {engine.record.built['shape']}, {parity}")
+    return f"{engine.path}: takes {engine.record.built['shape']}, {parity}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class GraphMaker:
         pictures: Sequence[Picture],
         *,
         calibrate: Path | None = None,
+        on_progress: Callable[[str], None] | None = None,
     ) -> None:
         """Sets out what to make.
 
@@ -64,9 +65,11 @@ class GraphMaker:
             forms: all must pass with the same layers kept in float32.
             pictures: LR pictures to compare on.
             calibrate: folder of photographs for ``int8`` and ``fp8``.
+            on_progress: told a few words before each step of what takes long.
         """
         self._source, self._spec, self._forms = source, spec, forms
         self._pictures, self._calibrate = pictures, calibrate
+        self._tell = on_progress or (lambda _text: None)
         self._networks: dict[Precision, tuple[ModelProto, dict[str, Any]]] = {"fp32": (network, {})}
         self._parities: dict[tuple[Form, Precision, frozenset[str]], Parity] = {}
 
@@ -129,7 +132,7 @@ class GraphMaker:
                 for form in self._forms
             )
 
-        choice = choose_layers(network, self._spec, precision, self._pictures, judge)
+        choice = choose_layers(network, self._spec, precision, self._pictures, judge, self._tell)
         typed = to_typed(network, self._spec, precision, choice.kept)
         return typed, {"typed": choice.to_dict()}
 
@@ -137,7 +140,9 @@ class GraphMaker:
         from srtrt.export.quantised import calibration_pictures, quantised_network
 
         pictures = calibration_pictures(self._calibrate)
-        network, facts = quantised_network(self._networks["fp32"][0], precision, pictures)
+        network, facts = quantised_network(
+            self._networks["fp32"][0], precision, pictures, on_progress=self._tell
+        )
         return network, {"quantisation": facts}
 
     def _parity(
@@ -145,6 +150,7 @@ class GraphMaker:
     ) -> Parity:
         key = (form, precision, kept)
         if key not in self._parities:
+            self._tell(f"comparing {form} {precision} with PyTorch")
             graph = dress(network, self._spec.with_(precision=precision), form)
             with (
                 reference_backend(self._source, form) as reference,

@@ -67,6 +67,7 @@ def choose_layers(
     precision: Precision,
     pictures: Sequence[Picture],
     judge: Judge,
+    on_progress: Callable[[str], None] | None = None,
 ) -> LayerChoice:
     """Finds the fewest layers that must stay float32 for a network to be typed.
 
@@ -80,6 +81,7 @@ def choose_layers(
         precision: ``fp16`` or ``bf16``.
         pictures: LR pictures, at least one.
         judge: whether the gate is met; it is asked as little as possible.
+        on_progress: told a few words before each layer is measured.
 
     Raises:
         ParityError: if too many would have to be kept for their range.
@@ -97,7 +99,7 @@ def choose_layers(
             f"its {len(convolutions)} convolutions would have to stay fp32, such as {some}; "
             f"expected at most {MOST_KEPT:.0%}."
         )
-    damage = layer_damage(network, spec, precision, pictures, frozenset(kept))
+    damage = layer_damage(network, spec, precision, pictures, frozenset(kept), on_progress)
     if not judge(frozenset(kept)):
         ranked = sorted(damage, key=lambda name: damage[name])
         count = _fewest(ranked[:most], frozenset(kept), judge)
@@ -143,6 +145,7 @@ def layer_damage(
     precision: Precision,
     pictures: Sequence[Picture],
     kept: frozenset[str] = frozenset(),
+    on_progress: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """PSNR of a network's output when one layer alone computes in a type.
 
@@ -154,6 +157,7 @@ def layer_damage(
         precision: ``fp16`` or ``bf16``.
         pictures: LR pictures; a crop of a few is used.
         kept: layers that are not tried.
+        on_progress: told a few words before each layer is measured.
 
     Returns:
         dB by name, against the float32 network, of float RGB with range 1, unclamped.
@@ -169,6 +173,8 @@ def layer_damage(
     for name in layers:
         if name in kept:
             continue
+        if on_progress is not None:
+            on_progress(f"measuring {name} in {precision}")
         others = (set(layers) | sums | kept) - {name}
         twin = float32_twin(to_typed(network, spec, precision, others))
         outputs = run_graph(twin, inputs, optimise=False)
