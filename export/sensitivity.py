@@ -206,7 +206,8 @@ def _overflowing(
         activation = max(ranges.get(name, 0.0) for name in [*node.input, *node.output])
         weight = max((weights.get(name, 0.0) for name in node.input), default=0.0)
         if not activation * SAFETY <= largest:  # so that NaN counts
-            found[layer_name(node)] = f"overflows: {activation:.2g}"
+            word = "nearly overflows" if activation <= largest else "overflows"
+            found[layer_name(node)] = f"{word}: {activation:.2g}"
         elif weight > largest:
             found[layer_name(node)] = f"weight overflows: {weight:.2g}"
         if layer_name(node) in found:
