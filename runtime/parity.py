@@ -18,7 +18,6 @@ from onnx import ModelProto
 from srtrt.colour import YuvColour
 from srtrt.datasets import list_images, read_rgb8
 from srtrt.errors import InputError, ParityError
-from srtrt.export.twin import float32_twin
 from srtrt.graph import REDUCED_TYPES
 from srtrt.metrics import mod_crop, psnr, psnr_y
 from srtrt.resample import resize_bicubic
@@ -26,6 +25,7 @@ from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeOptions
 from srtrt.runtime.models import Model
 from srtrt.spec import Form, Precision
+from srtrt.twin import float32_twin
 
 Picture = NDArray[np.uint8]
 """``[H, W, 3]`` RGB with even sides."""
@@ -144,7 +144,7 @@ def graph_backend(name: str, graph: ModelProto, form: Form, precision: Precision
     """A graph in ONNX Runtime on the CPU, such that the rounding of its precision shows.
 
     The CPU computes in neither float16 nor bfloat16; see
-    :func:`srtrt.export.twin.float32_twin`.
+    :func:`srtrt.twin.float32_twin`.
     """
     options = OnnxRuntimeOptions(optimise=precision not in REDUCED_TYPES)
     if precision in REDUCED_TYPES:

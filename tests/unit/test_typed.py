@@ -24,13 +24,13 @@ from srtrt.export.parity import (
     read_pictures,
     reference_backend,
 )
-from srtrt.export.sensitivity import activation_ranges, choose_layers, layer_damage
-from srtrt.export.twin import float32_twin, run_graph
+from srtrt.export.sensitivity import activation_ranges, choose_layers, layer_damage, run_graph
 from srtrt.graph import dress, element_types, layer_name, load_graph, read_spec, to_typed
 from srtrt.networks.checkpoint import generator_state, load_checkpoint, make_spec, save_checkpoint
 from srtrt.networks.generator import Generator, GeneratorConfig
 from srtrt.runtime.models import Model, find_model
 from srtrt.spec import Form, ModelSpec, Precision
+from srtrt.twin import float32_twin
 
 PICTURES = read_pictures()
 CONFIG = GeneratorConfig(blocks=2, features=8)

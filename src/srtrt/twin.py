@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from srtrt.errors import MissingPackageError
 from srtrt.graph import REDUCED_TYPES, element_types
 
 
@@ -55,31 +50,3 @@ def float32_twin(model: ModelProto) -> ModelProto:
     del twin.graph.value_info[:]
     onnx.checker.check_model(twin)
     return twin
-
-
-def run_graph(
-    model: ModelProto, inputs: Sequence[NDArray[np.float32]], *, optimise: bool = True
-) -> list[list[NDArray[Any]]]:
-    """All outputs of a graph with one input, for each value of it, in ONNX Runtime on the CPU.
-
-    Args:
-        model: a graph without form, or any other with a single input.
-        inputs: its values.
-        optimise: False runs the graph node by node as it is written.
-
-    Raises:
-        MissingPackageError: if onnxruntime is not installed.
-    """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingPackageError("onnxruntime", "export", "measuring a graph") from error
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    if not optimise:
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[0].name
-    return [session.run(None, {name: value}) for value in inputs]
