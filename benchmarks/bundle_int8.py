@@ -19,6 +19,12 @@ import numpy as np
 from srtrt.datasets import list_images, lr_hr_pair
 from srtrt.errors import ParityError
 from srtrt.export.onnx_graph import network_graph
+from srtrt.export.quantised import calibration_pictures, quantised_graph
+from srtrt.graph import save_graph, stamp
+from srtrt.metrics import psnr_y
+from srtrt.networks.checkpoint import load_checkpoint
+from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.models import find_model, weights_folder
 from srtrt.runtime.parity import (
     graph_backend,
     measure_parity,
@@ -26,12 +32,6 @@ from srtrt.runtime.parity import (
     reference_backend,
     require_parity,
 )
-from srtrt.export.quantised import calibration_pictures, quantised_graph
-from srtrt.graph import save_graph, stamp
-from srtrt.metrics import psnr_y
-from srtrt.networks.checkpoint import load_checkpoint
-from srtrt.runtime.backends.base import Backend
-from srtrt.runtime.models import find_model, weights_folder
 
 MOST_LOST_DB = 0.10
 """Of PSNR against ground truth, compared with PyTorch float32."""

@@ -11,11 +11,11 @@ import numpy as np
 from srtrt.benchmarks.engines import REFERENCE, open_engine
 from srtrt.datasets import list_images, lr_hr_pair
 from srtrt.errors import UsageError
-from srtrt.export.parity import compare_outputs, form_inputs, graph_backend, passes
 from srtrt.graph import to_typed
 from srtrt.metrics import mod_crop, psnr_y
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.models import find_model
+from srtrt.runtime.parity import compare_outputs, form_inputs, graph_backend, passes
 from srtrt.spec import Form, Precision
 
 TYPED_GRAPHS: dict[str, Precision] = {"graph-fp16": "fp16", "graph-bf16": "bf16"}

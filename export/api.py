@@ -9,10 +9,10 @@ from pathlib import Path
 from srtrt.errors import InputError, ModelError, OutputError, UsageError
 from srtrt.export.making import QUANTISED, GraphMaker
 from srtrt.export.onnx_graph import network_graph
-from srtrt.export.parity import GATES, Parity, read_pictures
 from srtrt.graph import graph_file_name, save_graph
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.parity import GATES, Parity, read_pictures
 from srtrt.spec import Form, ModelSpec, Precision
 
 

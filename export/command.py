@@ -170,6 +170,8 @@ def _export_engines(
     )
     flavour, cache = flavour_of(format_), EngineCache(Path(out) if out else None)
     flavour.load()  # before any work is done
+    gpu = gpu_facts()
+    judge = engine_judge(checkpoint_of(model), flavour, gpu)
     with tempfile.TemporaryDirectory() as folder, _progress_bar() as bar:
         for graph in export_model(model, Path(folder), on_progress=_describe(bar), **how):
             _say(bar, f"graph {graph.path.stem}: {_figures(graph)}")

@@ -10,7 +10,10 @@ from typing import Any
 from onnx import ModelProto
 
 from srtrt.errors import ParityError
-from srtrt.export.parity import (
+from srtrt.export.sensitivity import choose_layers
+from srtrt.graph import REDUCED_TYPES, dress, to_typed
+from srtrt.runtime.models import Model
+from srtrt.runtime.parity import (
     GATES,
     Parity,
     Picture,
@@ -21,9 +24,6 @@ from srtrt.export.parity import (
     reference_backend,
     shortfall,
 )
-from srtrt.export.sensitivity import choose_layers
-from srtrt.graph import REDUCED_TYPES, dress, to_typed
-from srtrt.runtime.models import Model
 from srtrt.spec import Form, ModelSpec, Precision
 
 QUANTISED: tuple[Precision, ...] = ("int8", "fp8")

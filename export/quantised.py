@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from srtrt.datasets import list_images, lr_hr_pair
-from srtrt.runtime.parity import read_pictures
 from srtrt.export.quantise import quantise_network
 from srtrt.graph import dress
+from srtrt.runtime.parity import read_pictures
 from srtrt.spec import Form, ModelSpec, Precision
 
 MOST_PICTURES = 64

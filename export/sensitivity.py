@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from srtrt.errors import MissingPackageError, ParityError
-from srtrt.export.parity import Picture
 from srtrt.forms import LR
 from srtrt.graph import REDUCED_TYPES, element_types, layer_name, network_nodes, to_typed
+from srtrt.runtime.parity import Picture
 from srtrt.spec import ModelSpec, Precision
 from srtrt.twin import float32_twin
 

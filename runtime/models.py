@@ -12,7 +12,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from srtrt.errors import InputError, ModelError
-from srtrt.graph import dress, load_graph, read_spec, to_half
+from srtrt.graph import REDUCED_TYPES, dress, load_graph, read_spec, to_typed
 from srtrt.spec import Form, ModelSpec, Precision
 
 _CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
@@ -74,8 +74,7 @@ class Model:
     def graph(self, form: Form, precision: Precision) -> ModelProto:
         """The graph in a form, typed for a precision.
 
-        fp32 and bf16 are the float32 graph (an engine computes it in bfloat16 when asked to);
-        int8 and fp8 are files of their own.
+        fp16 and bf16 are made from a float32 graph; int8 and fp8 are files of their own.
 
         Raises:
             ModelError: if the file holds another precision and cannot be converted.
@@ -83,13 +82,12 @@ class Model:
         model, spec = self._graph
         if precision != spec.precision and precision in self.calibrated_paths:
             model, spec = load_graph(self.calibrated_paths[precision])
-        if spec.form != form:
-            model = dress(model, spec, form)
-            spec = spec.with_(form=form)
-        if precision == "fp16" and spec.precision == "fp32":
-            return to_half(model, spec)
-        if spec.precision == precision or (spec.precision, precision) == ("fp32", "bf16"):
-            return model
+        if spec.precision == "fp32" and precision in REDUCED_TYPES:
+            typed = to_typed(model, spec, precision)
+            # Typed first, as export does, so that both make the same graph and share engines.
+            return dress(typed, spec.with_(precision=precision), form)
+        if spec.precision == precision:
+            return model if spec.form == form else dress(model, spec, form)
         raise ModelError(
             f"{self.graph_path or self.name} is {spec.precision} and cannot run as {precision}; "
             f"export the precision you want: srtrt export {spec.name} --precision {precision}"

@@ -14,10 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from engine_support import GPU, RTX
 
+from srtrt.graph import read_spec
 from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines import gpu as gpu_module
@@ -26,6 +28,7 @@ from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.key import EngineShape
 from srtrt.runtime.layouts import TensorLayout, form_layouts
+from srtrt.twin import float32_twin
 
 
 @dataclass
@@ -112,6 +115,8 @@ class _Engine:
         self.trt, self.standin, self.logger, self.layouts = trt, standin, logger, layouts
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
+        if read_spec(model := onnx.load_model_from_string(graph), "graph").precision == "bf16":
+            graph = float32_twin(model).SerializeToString()  # ONNX Runtime has none on the CPU
         self.session = onnxruntime.InferenceSession(
             graph, settings, providers=["CPUExecutionProvider"]
         )

@@ -60,8 +60,10 @@ class OpenVinoBackend(Backend):
         between = "bf16" if _has_bf16(self._core) else "fp32"
         self._hint = _HINTS[between if precision == "int8" else precision]
         try:
-            graph = model.graph(form, precision).SerializeToString()
-            self._model = self._core.read_model(graph, b"")
+            # It computes a float32 graph in bfloat16 by itself, and decides better where.
+            by_hint = precision == "bf16" and model.spec.precision == "fp32"
+            graph = model.graph(form, "fp32" if by_hint else precision)
+            self._model = self._core.read_model(graph.SerializeToString(), b"")
         except RuntimeError as error:
             raise BackendError(f"openvino cannot read {model.name}: {error}") from error
         self._names = [output.get_any_name() for output in self._model.outputs]

@@ -286,7 +286,7 @@ def engine_key(
 
 
 def graph_sha256(graph: bytes) -> str:
-    """Hash of the operators and weights of an ONNX graph, without its name and metadata.
+    """Hash of the operators and weights of an ONNX graph, without its name, metadata and order.
 
     Raises:
         ModelError: if it is no ONNX graph.
@@ -299,8 +299,11 @@ def graph_sha256(graph: bytes) -> str:
         ) from error
     for name in ("metadata_props", "producer_name", "producer_version", "doc_string"):
         model.ClearField(name)
-    model.graph.ClearField("name")
-    model.graph.ClearField("metadata_props")
+    for name in ("name", "metadata_props", "value_info"):
+        model.graph.ClearField(name)
+    weights = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(weights)
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 

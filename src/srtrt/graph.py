@@ -75,11 +75,6 @@ def dress(model: ModelProto, spec: ModelSpec, form: Form) -> ModelProto:
     return _finish(graph, model, spec.with_(form=form))
 
 
-def to_half(model: ModelProto, spec: ModelSpec) -> ModelProto:
-    """The graph in float16 throughout: :func:`to_typed` with nothing kept."""
-    return to_typed(model, spec, "fp16")
-
-
 def to_typed(
     model: ModelProto, spec: ModelSpec, precision: Precision, keep: Collection[str] = ()
 ) -> ModelProto:

@@ -105,13 +105,19 @@ def test_upscale_image_gives_the_same_as_on_the_cpu(
     assert standin.builds == ["56x40"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_exported_engines_are_judged_and_then_used(
-    standin: StandIn, cache: EngineCache, tiny_checkpoint: Path, model: Path, tmp_path: Path
+    precision: str,
+    standin: StandIn,
+    cache: EngineCache,
+    tiny_checkpoint: Path,
+    model: Path,
+    tmp_path: Path,
 ) -> None:
     clip = make_clip(tmp_path / "in.mp4")
     exported = run(
         "export", tiny_checkpoint, "--format", "tensorrt-rtx", "--io", "yuv420p8",
-        "--precision", "fp16", "--shape", "64x48",
+        "--precision", precision, "--shape", "64x48",
     )  # fmt: skip
     assert exported.exit_code == 0, exported.output
     assert "takes 64x48, parity" in exported.output
@@ -119,7 +125,9 @@ def test_exported_engines_are_judged_and_then_used(
     assert entry.record is not None
     assert entry.record.parity is not None
     assert entry.record.parity["against"] == "PyTorch fp32"
-    done = run("upscale-video", clip, "--model", model, "--backend", "tensorrt")
+    done = run(
+        "upscale-video", clip, "--model", model, "--backend", "tensorrt", "--precision", precision
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert standin.builds == ["64x48"]
 

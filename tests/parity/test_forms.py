@@ -10,7 +10,7 @@ import pytest
 
 from srtrt.colour import YuvColour
 from srtrt.errors import InputError, ModelError, ParityError
-from srtrt.graph import dress, load_graph, read_spec, to_half
+from srtrt.graph import dress, load_graph, read_spec, to_typed
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import (
@@ -160,7 +160,7 @@ def test_weights_beyond_float16_are_named(tiny_graphs: dict[str, Path]) -> None:
     values.flat[0] = 1e6
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     with pytest.raises(ModelError, match=r"head\.weight"):
-        to_half(graph, spec)
+        to_typed(graph, spec, "fp16")
 
 
 def test_graphs_whose_spec_is_wrong_are_refused(

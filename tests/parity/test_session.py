@@ -129,7 +129,7 @@ def test_auto_falls_to_onnxruntime_where_openvino_is_absent(
 
 
 def test_an_explicit_wish_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match="onnxruntime on cpu computes fp32, not bf16"):
+    with pytest.raises(BackendError, match="onnxruntime on cpu computes fp32, int8, not bf16"):
         choose("onnxruntime", "cpu", "bf16")
     with pytest.raises(UsageError, match="backend 'tensorflow' is unknown"):
         choose("tensorflow")

@@ -18,10 +18,10 @@ import srtrt
 from srtrt.benchmarks.bundle import save_narrow
 from srtrt.cli import main
 from srtrt.errors import BackendError, ModelError
-from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.graph import load_graph
 from srtrt.metrics import psnr
 from srtrt.runtime.models import Model, bundled_models, find_model, weights_folder
+from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.runtime.session import open_session
 from srtrt.widen import narrow, widen
 

@@ -16,14 +16,6 @@ from srtrt.errors import InputError, ModelError
 from srtrt.export.calibration import calibration_crops, run_network
 from srtrt.export.onnx_graph import network_graph
 from srtrt.export.pairs import prepared
-from srtrt.runtime.parity import (
-    form_inputs,
-    graph_backend,
-    measure_parity,
-    passes,
-    read_pictures,
-    reference_backend,
-)
 from srtrt.export.quantise import FIRST, Residual, quantise_network
 from srtrt.export.quantised import MOST_PICTURES, calibration_pictures, quantised_graph
 from srtrt.export.rounding import FP8, INT8, covariance, round_weight, weight_scales
@@ -34,6 +26,14 @@ from srtrt.networks.generator import GeneratorConfig
 from srtrt.resample import resize_bicubic
 from srtrt.runtime.backends.openvino import OpenVinoBackend
 from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.parity import (
+    form_inputs,
+    graph_backend,
+    measure_parity,
+    passes,
+    read_pictures,
+    reference_backend,
+)
 from srtrt.runtime.session import open_session
 
 

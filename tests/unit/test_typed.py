@@ -17,18 +17,18 @@ from support import lively_generator
 from srtrt.errors import ModelError, ParityError
 from srtrt.export.api import export_model
 from srtrt.export.onnx_graph import network_graph
-from srtrt.export.parity import (
+from srtrt.export.sensitivity import activation_ranges, choose_layers, layer_damage, run_graph
+from srtrt.graph import dress, element_types, layer_name, load_graph, read_spec, to_typed
+from srtrt.networks.checkpoint import generator_state, load_checkpoint, make_spec, save_checkpoint
+from srtrt.networks.generator import Generator, GeneratorConfig
+from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.parity import (
     graph_backend,
     measure_parity,
     passes,
     read_pictures,
     reference_backend,
 )
-from srtrt.export.sensitivity import activation_ranges, choose_layers, layer_damage, run_graph
-from srtrt.graph import dress, element_types, layer_name, load_graph, read_spec, to_typed
-from srtrt.networks.checkpoint import generator_state, load_checkpoint, make_spec, save_checkpoint
-from srtrt.networks.generator import Generator, GeneratorConfig
-from srtrt.runtime.models import Model, find_model
 from srtrt.spec import Form, ModelSpec, Precision
 from srtrt.twin import float32_twin
 

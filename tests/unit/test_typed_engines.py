@@ -10,11 +10,11 @@ from onnx import ModelProto
 
 from srtrt.errors import ModelError
 from srtrt.export.onnx_graph import network_graph
-from srtrt.export.parity import read_pictures
 from srtrt.export.quantised import quantised_network
 from srtrt.graph import dress, load_graph, stamp, to_typed
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.runtime.engines.build import build_engine
+from srtrt.runtime.parity import read_pictures
 from srtrt.spec import Form, ModelSpec, Precision
 
 pytest.importorskip(
