@@ -24,16 +24,20 @@ _HEADROOM = 2.0
 _SAMPLES = 6_000
 """Values of a channel, over all crops, from which its range is chosen."""
 _EDGE_GAIN = 8.0
+_FIELD, _FIELDS = 16, 3
+"""Side and number of the white fields."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def calibration_crops(
     pictures: Sequence[NDArray[np.uint8]], *, side: int = 48, photographs: int = 40
 ) -> Batch:
-    """Crops of LR pictures as the network's float input, and graphics made from a quarter of them.
+    """Crops of LR pictures as the network's float input, and graphics besides.
 
-    Photographs seldom hold the hard edges between saturated colours that lettering and drawings
-    have, on which activations are largest; ranges chosen without them would cut those off.
+    A quarter of the crops is turned into graphics: photographs seldom hold the hard edges between
+    saturated colours that lettering and drawings have, on which activations are largest; ranges
+    chosen without them would cut those off. So does the edge of a white page, where zero padding
+    begins: some small white fields stand for it.
 
     Args:
         pictures: uint8 RGB ``[H, W, 3]``, any sizes.
@@ -61,7 +65,8 @@ def calibration_crops(
         crop = picture[top : top + side, left : left + side]
         planes = np.ascontiguousarray(crop.transpose(2, 0, 1)[None], dtype=np.float32)
         crops.append(planes / np.float32(255))
-    return crops + [_as_graphics(crop, k) for k, crop in enumerate(crops[::4])]
+    graphics = [_as_graphics(crop, k) for k, crop in enumerate(crops[::4])]
+    return [*crops, *graphics, *[np.ones((1, 3, _FIELD, _FIELD), np.float32)] * _FIELDS]
 
 
 def _as_graphics(crop: Floats, index: int) -> Floats:

@@ -293,3 +293,38 @@ def test_training_speed_is_measured_against_a_plain_loop(
     refused = CliRunner().invoke(main, [*command, "--preset", "gan"])
     assert refused.exit_code == 2
     assert "pixel loss alone" in refused.output
+
+
+def test_int8_beside_the_other_precisions(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "int8.json"
+    result = benchmark(
+        "int8",
+        "--model",
+        "video",
+        "--data",
+        photos,
+        "--size",
+        "32x24",
+        "--rounds",
+        "2",
+        "--out",
+        out,
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    (row,) = report["models"].values()
+    engines = row["sets"]["photos"]
+    assert {"onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8"} <= set(
+        engines
+    )
+    assert engines["openvino-int8"]["parity_psnr_db"] < engines["openvino-fp32"]["parity_psnr_db"]
+    assert row["speed"]["32x24"][report["reference"]]["times_faster"] == 1.0
+    assert row["bytes"]["int8"] < row["bytes"]["fp32"]
+    assert "head" in row["calibrated"]["kept"]
+    assert "| video |" in table(report)
+
+
+def test_int8_of_a_model_without_such_a_graph(photos: Path, tiny_checkpoint: Path) -> None:
+    result = benchmark("int8", "--model", tiny_checkpoint, "--data", photos)
+    assert result.exit_code == 2
+    assert "has no int8 graph" in str(result.exception or result.output)

@@ -18,8 +18,8 @@ def test_bundled_models_are_small() -> None:
     sizes = [p.stat().st_size for p in weights_folder().iterdir() if p.suffix != ".py"]
     assert sum(sizes) < 25_000_000
     for name in bundled_models():
-        both = sum(p.stat().st_size for p in weights_folder().glob(f"{name}.*"))
-        assert both < 10_000_000, name
+        together = sum(p.stat().st_size for p in weights_folder().glob(f"{name}[.-]*"))
+        assert together < 10_000_000, name
 
 
 @pytest.mark.parametrize("name", bundled_models())

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import srtrt
 from srtrt.benchmarks.bundle import save_narrow
+from srtrt.benchmarks.tables import table
 from srtrt.cli import main
 from srtrt.errors import BackendError, ModelError
 from srtrt.graph import load_graph
@@ -191,4 +192,6 @@ def test_the_committed_measurement_covers_every_int8_graph() -> None:
                 assert engines[engine]["parity_psnr_db"] >= 38, (name, engine)
         for engine in ("openvino-int8", "onnxruntime-int8"):
             assert row["sets"]["Set14"][engine]["db_lost"] <= 0.10, (name, engine)
+        card = (weights_folder() / f"{name}.md").read_text()
+        assert table({**report, "models": {name: row}}) in card
         assert row["bytes"]["int8"] == find_model(name).calibrated_paths["int8"].stat().st_size
