@@ -36,9 +36,10 @@ def measure_int8(
         on_step: told what is measured next.
 
     Returns:
-        ``reference``, the engine that OpenVINO's speed is compared with (that of ONNX Runtime is
-        compared with its fp32), and for each of the ``models``: ``bytes`` of its graphs, how it was ``calibrated``, by set and engine ``psnr_db`` and
-        parity with PyTorch float32, and by size and engine the ``speed``.
+        ``reference``, the engine that OpenVINO's speed is compared with (ONNX Runtime's is
+        compared with its fp32), and for each of the ``models``: ``bytes`` of its graphs, how it
+        was ``calibrated``, by set and engine ``psnr_db`` and parity with PyTorch float32, and by
+        size and engine the ``speed``.
 
     Raises:
         UsageError: if a model is not bundled in int8.
