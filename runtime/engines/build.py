@@ -27,7 +27,7 @@ from srtrt.runtime.engines.flavour import (
 )
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
-from srtrt.runtime.engines.monitor import LOG_NAME, Listener, Progress
+from srtrt.runtime.engines.monitor import LOG_NAME, Listener, Progress, forget_frames
 from srtrt.runtime.memory import memory_limit
 from srtrt.spec import ModelSpec
 
@@ -206,7 +206,14 @@ class _Job:
         return read_spec(self.model, self.model.graph.name)
 
     def attempt(self, rung: _Rung) -> _Success | _Failure:
-        """Parses and builds once."""
+        """Parses and builds once, and leaves no object of TensorRT behind."""
+        try:
+            return self._attempt(rung)
+        except BaseException as error:
+            forget_frames(error)
+            raise
+
+    def _attempt(self, rung: _Rung) -> _Success | _Failure:
         listener = Listener(self.trt, self.on_progress)
         builder = self.trt.Builder(listener.logger)
         network = builder.create_network(typed_network_flags(self.trt))

@@ -19,7 +19,7 @@ from srtrt.runtime.engines.flavour import (
     save_runtime_cache,
 )
 from srtrt.runtime.engines.key import EngineShape, InputSize
-from srtrt.runtime.engines.monitor import Listener
+from srtrt.runtime.engines.monitor import Listener, forget_frames
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.ring import FrameRing, RingOptions
 from srtrt.spec import Form
@@ -64,26 +64,27 @@ class LoadedEngine:
         self._runtime_cache, self._tell = runtime_cache, on_note or (lambda _: None)
         self._layouts = form_layouts(form, size)
         self._listener = Listener(trt := flavour.load(), lambda _share, _phase: None)
-        self._trt, self._config = trt, None
+        self._trt = trt
+        self._config: Any = None
         self._runtime = trt.Runtime(self._listener.logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise self.failure("cannot load the engine")
-        self._require_tensors()
-        if flavour.runtime_cache:
-            self._config = self._engine.create_runtime_config()
-            self._config.set_execution_context_allocation_strategy(_by_hand(trt))
-            if runtime_cache is not None:
-                problem = load_runtime_cache(flavour, self._config, runtime_cache)
-                if problem:
-                    self._tell(f"The stored compiled kernels were discarded: {problem}.")
+        try:
+            if self._engine is None:
+                raise self.failure("cannot load the engine")
+            self._require_tensors()
+            if flavour.runtime_cache:
+                self._configure()
+        except BaseException:
+            self._config = self._engine = self._runtime = None
+            raise
 
     def executor(self, stream: Stream) -> EngineExecutor:
         """Opens it for a stream."""
-        context = self._engine.create_execution_context(self._config or _by_hand(self._trt))
-        if context is None:
-            raise self.failure("cannot open the engine")
-        return EngineExecutor(self, context, stream, self._layouts, self._device)
+        try:
+            return EngineExecutor(self, self._context(), stream, self._layouts, self._device)
+        except BaseException as error:
+            forget_frames(error)
+            raise
 
     def close(self) -> None:
         """Keeps what was compiled and releases it; harmless when repeated."""
@@ -94,6 +95,21 @@ class LoadedEngine:
             except OutputError as error:  # the frames are good
                 self._tell(f"The compiled kernels were not kept: {error}")
         self._engine = self._runtime = None
+
+    def _configure(self) -> None:
+        """Contexts without memory of their own, and with what earlier runs compiled."""
+        config = self._config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(_by_hand(self._trt))
+        if self._runtime_cache is not None:
+            problem = load_runtime_cache(self._flavour, config, self._runtime_cache)
+            if problem:
+                self._tell(f"The stored compiled kernels were discarded: {problem}.")
+
+    def _context(self) -> Any:
+        context = self._engine.create_execution_context(self._config or _by_hand(self._trt))
+        if context is None:
+            raise self.failure("cannot open the engine")
+        return context
 
     def failure(self, what: str) -> BackendError:
         """The error for a call of TensorRT that failed, with what its log says."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -279,3 +281,39 @@ def test_odd_shapes_are_refused_for_halved_chroma(tiny_graphs: dict[str, Path]) 
         build_engine(
             tiny_graphs["yuv420p8-fp32"].read_bytes(), EngineShape.static(33, 24), flavour=RTX
         )
+
+
+def test_the_garbage_collector_may_run_while_tensorrt_logs(tiny_graphs: dict[str, Path]) -> None:
+    """A builder freed inside TensorRT's call to its logger would wait for that call for ever."""
+    code = f"""
+import gc, logging, pathlib
+from srtrt.runtime.engines.build import build_engine
+from srtrt.runtime.engines.flavour import FLAVOURS
+from srtrt.runtime.engines.key import EngineShape
+
+class Collect(logging.Handler):
+    def emit(self, record):
+        gc.collect()
+
+def stop(share, phase):
+    raise RuntimeError("stop")
+
+gc.disable()
+kept = []
+graph = pathlib.Path({str(tiny_graphs["rgb8-fp32"])!r}).read_bytes()
+build = lambda **how: build_engine(graph, EngineShape.static(16, 16), flavour=RTX, **how)
+RTX = FLAVOURS["tensorrt-rtx"]
+for _ in range(3):
+    try:
+        build(on_progress=stop)
+    except RuntimeError as error:
+        error.itself = error  # a cycle: only the collector frees it
+log = logging.getLogger("srtrt.tensorrt")
+log.addHandler(Collect())
+log.setLevel(logging.DEBUG)
+print(len(build().plan) > 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "True", done.stderr
