@@ -260,6 +260,28 @@ def training(
 
 @benchmark.command()
 @_MODEL
+@click.option("--data", required=True, metavar="DIR", help="HR pictures; LR is made from them.")
+@click.option("--size", default="480x270", show_default=True, metavar="WxH", help="LR frame size.")
+@click.option("--calibrate", default=None, metavar="DIR", help="Photographs for int8 and fp8.")
+@_OUT
+def precisions(model: str, data: str, size: str, calibrate: str | None, out: str | None) -> None:
+    """Agreement, quality, size and build time of every precision on every engine."""
+    from srtrt.benchmarks.precisions import measure_precisions
+    from srtrt.runtime.engines.key import InputSize
+
+    width, height = _size(size)
+    result = measure_precisions(
+        model,
+        Path(data),
+        size=InputSize(width=width, height=height),
+        calibrate=None if calibrate is None else Path(calibrate),
+        on_row=_progress,
+    )
+    _show("precisions", result, out)
+
+
+@benchmark.command()
+@_MODEL
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 @click.option(
     "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"])

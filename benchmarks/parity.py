@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from srtrt.benchmarks.engines import REFERENCE, open_engine
 from srtrt.datasets import list_images, lr_hr_pair
 from srtrt.errors import UsageError
-from srtrt.graph import to_typed
 from srtrt.metrics import mod_crop, psnr_y
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.models import find_model
@@ -20,6 +21,38 @@ from srtrt.spec import Form, Precision
 
 TYPED_GRAPHS: dict[str, Precision] = {"graph-fp16": "fp16", "graph-bf16": "bf16"}
 """Graphs typed throughout, run so that their rounding shows."""
+
+
+@dataclass(frozen=True)
+class ParitySet:
+    """LR pictures made from HR ones, with what the reference makes of them."""
+
+    inputs: Sequence[Mapping[str, NDArray[Any]]]
+    truths: Sequence[NDArray[np.uint8]]
+    expected: Sequence[Mapping[str, NDArray[Any]]]
+
+    @classmethod
+    def of(cls, model: str, folder: Path, form: Form) -> ParitySet:
+        """Reads a folder of HR pictures and computes the reference."""
+        pairs = [lr_hr_pair(path) for path in list_images([folder])]
+        inputs = [form_inputs(np.ascontiguousarray(mod_crop(lr, 2)), form) for lr, _ in pairs]
+        sides = [(4 * (lr.shape[0] // 2 * 2), 4 * (lr.shape[1] // 2 * 2)) for lr, _ in pairs]
+        truths = [hr[:h, :w] for (_, hr), (h, w) in zip(pairs, sides, strict=True)]
+        with open_engine(REFERENCE, model, form) as reference:
+            return cls(inputs, truths, [reference.infer(each) for each in inputs])
+
+    def row(self, backend: Backend) -> dict[str, Any]:
+        """Parity of a backend, whether it passes its gate, and the dB it loses (``rgb8``)."""
+        found = [backend.infer(each) for each in self.inputs]
+        parity = compare_outputs(zip(self.expected, found, strict=True))
+        row = {**parity.to_dict(), "passes_gate": passes(parity, backend.precision)}
+        if backend.form == "rgb8":
+            losses = [
+                psnr_y(a["rgb_x4"][0], hr) - psnr_y(b["rgb_x4"][0], hr)
+                for a, b, hr in zip(self.expected, found, self.truths, strict=True)
+            ]
+            row["db_lost"] = round(float(np.mean(losses)), 4)
+        return row
 
 
 def measure_parity_of(
@@ -36,35 +69,25 @@ def measure_parity_of(
         For each engine its parity figures, whether they pass the gate of its precision and, for
         ``rgb8``, the dB of PSNR it loses against ground truth compared with the reference.
     """
-    pairs = [lr_hr_pair(path) for path in list_images([folder])]
-    inputs = [form_inputs(np.ascontiguousarray(mod_crop(lr, 2)), form) for lr, _ in pairs]
-    truths = [hr[: 4 * (lr.shape[0] // 2 * 2), : 4 * (lr.shape[1] // 2 * 2)] for lr, hr in pairs]
-    with open_engine(REFERENCE, model, form) as reference:
-        expected = [reference.infer(i) for i in inputs]
+    pictures = ParitySet.of(model, folder, form)
     rows: dict[str, Any] = {}
     for engine in engines:
-        with _open(engine, model, form) as backend:
-            found = [backend.infer(i) for i in inputs]
-            precision = backend.precision
-        parity = compare_outputs(zip(expected, found, strict=True))
-        rows[engine] = {**parity.to_dict(), "passes_gate": passes(parity, precision)}
-        if form == "rgb8":
-            losses = [
-                psnr_y(a["rgb_x4"][0], hr) - psnr_y(b["rgb_x4"][0], hr)
-                for a, b, hr in zip(expected, found, truths, strict=True)
-            ]
-            rows[engine]["db_lost"] = round(float(np.mean(losses)), 4)
+        with open_parity_engine(engine, model, form) as backend:
+            rows[engine] = pictures.row(backend)
         if on_engine is not None:
             on_engine(engine)
     return {"model": model, "form": form, "pictures": folder.name, "engines": rows}
 
 
-def _open(engine: str, model: str, form: Form) -> Backend:
+def open_parity_engine(engine: str, model: str, form: Form) -> Backend:
+    """Opens an engine, or one of :data:`TYPED_GRAPHS`.
+
+    Raises:
+        UsageError: if there is none of this name, or only a checkpoint where a graph is needed.
+    """
     if engine not in TYPED_GRAPHS:
         return open_engine(engine, model, form)
     found, precision = find_model(model), TYPED_GRAPHS[engine]
     if found.graph_path is None:
         raise UsageError(f"{engine} needs a graph; {model} is a checkpoint.")
-    graph = found.graph(form, "fp32")
-    typed = to_typed(graph, found.spec.with_(form=form), precision)
-    return graph_backend(found.name, typed, form, precision)
+    return graph_backend(found.name, found.graph(form, precision), form, precision)

@@ -103,6 +103,24 @@ def _int8(report: dict[str, Any]) -> str:
     return _markdown(["model", "MB", *head], rows)
 
 
+def _precisions(report: dict[str, Any]) -> str:
+    def shown(row: dict[str, Any], key: str, scale: float, digits: int) -> str:
+        return f"{row[key] * scale + 0.0:.{digits}f}" if row.get(key) is not None else "-"
+
+    rows = (
+        [
+            name,
+            shown(row, "psnr_db", 1, 1),
+            shown(row, "max_abs", 1, 0),
+            shown(row, "db_lost", 1, 3),
+            shown(row, "bytes", 1e-6, 2),
+            shown(row, "build_seconds", 1, 2),
+        ]
+        for name, row in report["engines"].items()
+    )
+    return _markdown(["engine", "parity, dB", "max error", "dB lost", "MB", "build, s"], rows)
+
+
 def _training(report: dict[str, Any]) -> str:
     rows = (
         [name, f"{row['steps_per_second']:.2f}", f"{row['seconds_per_step']:.3f}"]
@@ -120,6 +138,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "latency": _latency,
     "quality": _quality,
     "parity": _parity,
+    "precisions": _precisions,
     "compressed": _compressed,
     "runs": _runs,
     "training": _training,
