@@ -26,6 +26,7 @@ _OUT = click.option("--out", default=None, metavar="FILE.json", help="Also write
 _FORM = click.option(
     "--io", "form", type=click.Choice(["rgb8", "yuv420p8"]), default="rgb8", show_default=True
 )
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 _DEFAULT_ENGINES = ("torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-bf16")
 
 
@@ -262,9 +263,24 @@ def training(
 @_MODEL
 @click.option("--data", required=True, metavar="DIR", help="HR pictures; LR is made from them.")
 @click.option("--size", default="480x270", show_default=True, metavar="WxH", help="LR frame size.")
+@click.option(
+    "--precision",
+    "chosen",
+    multiple=True,
+    type=click.Choice(_PRECISIONS),
+    default=_PRECISIONS,
+    show_default=True,
+)
 @click.option("--calibrate", default=None, metavar="DIR", help="Photographs for int8 and fp8.")
 @_OUT
-def precisions(model: str, data: str, size: str, calibrate: str | None, out: str | None) -> None:
+def precisions(
+    model: str,
+    data: str,
+    size: str,
+    chosen: tuple[Any, ...],
+    calibrate: str | None,
+    out: str | None,
+) -> None:
     """Agreement, quality, size and build time of every precision on every engine."""
     from srtrt.benchmarks.precisions import measure_precisions
     from srtrt.runtime.engines.key import InputSize
@@ -274,6 +290,7 @@ def precisions(model: str, data: str, size: str, calibrate: str | None, out: str
         model,
         Path(data),
         size=InputSize(width=width, height=height),
+        precisions=chosen,
         calibrate=None if calibrate is None else Path(calibrate),
         on_row=_progress,
     )

@@ -300,7 +300,7 @@ def test_int8_beside_the_other_precisions(photos: Path, tmp_path: Path) -> None:
     result = benchmark(
         "int8",
         "--model",
-        "video",
+        "srresnet",
         "--data",
         photos,
         "--size",
@@ -321,10 +321,34 @@ def test_int8_beside_the_other_precisions(photos: Path, tmp_path: Path) -> None:
     assert row["speed"]["32x24"][report["reference"]]["times_faster"] == 1.0
     assert row["bytes"]["int8"] < row["bytes"]["fp32"]
     assert "head" in row["calibrated"]["kept"]
-    assert "| video |" in table(report)
+    assert "| srresnet |" in table(report)
 
 
 def test_int8_of_a_model_without_such_a_graph(photos: Path, tiny_checkpoint: Path) -> None:
     result = benchmark("int8", "--model", tiny_checkpoint, "--data", photos)
     assert result.exit_code == 2
     assert "has no int8 graph" in result.output
+
+
+def test_every_precision_on_every_engine(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip(
+        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+    )
+    out = tmp_path / "precisions.json"
+    done = benchmark(
+        "precisions", "--model", "srresnet", "--data", photos, "--size", "32x24", "--out", out,
+        "--precision", "fp32", "--precision", "fp16", "--precision", "int8",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    report = json.loads(out.read_text())
+    engines = report["engines"]
+    for precision in ("fp32", "fp16", "int8"):
+        graph, engine = engines[f"graph-{precision}"], engines[f"tensorrt-rtx-{precision}"]
+        assert graph["psnr_db"] is None or graph["psnr_db"] > 30
+        assert graph["bytes"] > 0
+        assert engine["bytes"] > 0
+        assert engine["build_seconds"] > 0
+        assert "psnr_db" not in engine, "no engine runs here"
+    assert engines["graph-fp16"]["bytes"] < 0.6 * engines["graph-fp32"]["bytes"]
+    assert engines["openvino-int8"]["build_seconds"] > 0
+    assert "| tensorrt-rtx-fp16 | - | - | - |" in table(report)

@@ -182,16 +182,18 @@ def test_a_model_in_memory_has_no_other_precisions() -> None:
         model.graph("rgb8", "bf16")
 
 
-def test_the_committed_measurement_covers_every_int8_graph() -> None:
+def test_int8_graphs_are_bundled_for_the_models_that_pass_and_no_others() -> None:
+    """At least 1.7 times as fast as bfloat16 on OpenVINO, at most 0.10 dB lost on Set14."""
     results = Path(__file__).parents[2] / "benchmarks" / "results" / "int8-cpu.json"
     report = json.loads(results.read_text())
-    assert set(report["models"]) == set(INT8)
+    assert report["reference"] == "openvino-bf16"
+    assert set(report["models"]) == set(bundled_models())
     for name, row in report["models"].items():
-        for engines in row["sets"].values():
-            for engine in ("openvino-int8", "onnxruntime-int8"):
-                assert engines[engine]["parity_psnr_db"] >= 38, (name, engine)
-        for engine in ("openvino-int8", "onnxruntime-int8"):
-            assert row["sets"]["Set14"][engine]["db_lost"] <= 0.10, (name, engine)
+        figures = [row["sets"]["Set14"][f"{engine}-int8"] for engine in ("openvino", "onnxruntime")]
+        good = all(f["db_lost"] <= 0.10 and f["parity_psnr_db"] >= 38 for f in figures)
+        fast = all(each["openvino-int8"]["times_faster"] >= 1.7 for each in row["speed"].values())
+        assert (name in INT8) == (good and fast), name
         card = (weights_folder() / f"{name}.md").read_text()
         assert table({**report, "models": {name: row}}) in card
-        assert row["bytes"]["int8"] == find_model(name).calibrated_paths["int8"].stat().st_size
+        if name in INT8:
+            assert row["bytes"]["int8"] == find_model(name).calibrated_paths["int8"].stat().st_size
