@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError
+from srtrt.runtime.cuda import installed_binding, open_device
 from srtrt.runtime.cuda.device import Device, Stream
+from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.layouts import form_layouts
 from srtrt.runtime.ring import Arrays, Executor, FrameRing, Pending, RingOptions, StageTimes
@@ -125,6 +127,32 @@ class FrameRings:
         if network is not None:
             with self._device.current():
                 network.close()
+
+
+def rings_for(
+    device: str,
+    form: Form,
+    open_network: Callable[[InputSize], Network],
+    ring: RingOptions | None,
+) -> FrameRings | None:
+    """The rings of a backend that can also compute one frame after the other.
+
+    Args:
+        device: ``cpu``, where threads stand for streams, or ``cuda:N``.
+        form: form of the frames.
+        open_network: see :class:`FrameRings`.
+        ring: how frames are computed; None is the defaults on a GPU where a package to call CUDA
+            is installed, and no rings elsewhere.
+
+    Raises:
+        BackendError: if the GPU cannot be used.
+        MissingPackageError: if no package to call CUDA is installed.
+    """
+    if ring is None and (device == "cpu" or installed_binding() is None):
+        return None
+    chosen = ring or RingOptions()
+    opened = PlainDevice() if device == "cpu" else open_device(device)
+    return FrameRings(opened, form, open_network, lambda _size: chosen)
 
 
 def _described(inputs: Mapping[str, NDArray[Any]]) -> tuple[list[str], int, int, int]:

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from srtrt.errors import BackendError, MissingPackageError
 from srtrt.files import cache_folder
 from srtrt.runtime.backends.base import Backend, Capability
-from srtrt.runtime.cuda import installed_binding, open_device
 from srtrt.runtime.cuda.device import Stream
-from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.engines.stored import make_folder
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, RingOptions
-from srtrt.runtime.rings import FrameRings
+from srtrt.runtime.rings import rings_for
 from srtrt.spec import Form, Precision
 
 
@@ -58,13 +56,8 @@ class OnnxRuntimeBackend(Backend):
         self._ort = _package()
         self._options = options or OnnxRuntimeOptions()
         self._graph = model.graph(form, precision).SerializeToString()
-        ring = self._options.ring
-        if ring is None and device != "cpu" and installed_binding():
-            ring = RingOptions()
-        if ring is not None:
-            opened = PlainDevice() if device == "cpu" else open_device(device)
-            self._rings = FrameRings(opened, form, self._network_for, lambda _size: ring)
-        self._session = None if ring else self._open()
+        self._rings = rings_for(device, form, self._network_for, self._options.ring)
+        self._session = None if self._rings else self._open()
         self._outputs = [each.name for each in form_layouts(form, _ANY) if not each.is_input]
 
     def _open(self, stream: Stream | None = None) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +12,12 @@ from numpy.typing import NDArray
 
 from srtrt.errors import MissingPackageError, ModelError
 from srtrt.runtime.backends.base import Backend, Capability
-from srtrt.runtime.cuda import installed_binding, open_device
 from srtrt.runtime.cuda.device import Stream
-from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, RingOptions
-from srtrt.runtime.rings import FrameRings
+from srtrt.runtime.rings import rings_for
 from srtrt.spec import Form, ModelSpec, Precision
 
 if TYPE_CHECKING:
@@ -73,13 +70,8 @@ class TorchBackend(Backend):
         self._network = network.to(memory_format=layout)  # type: ignore[call-overload]
         if options.compile:
             self._network.compile(dynamic=False)
-        ring = options.ring
-        if ring is None and device != "cpu" and installed_binding():
-            ring = RingOptions()
-        if ring is not None:
-            opened = PlainDevice() if device == "cpu" else open_device(device)
-            network_for = partial(self._network_for, graph=ring.graph)
-            self._rings = FrameRings(opened, form, network_for, lambda _size: ring)
+        self._records = (options.ring or RingOptions()).graph
+        self._rings = rings_for(device, form, self._network_for, options.ring)
 
     def _read_spec(self, model: Model) -> ModelSpec:
         from srtrt.networks.checkpoint import load_checkpoint
@@ -108,9 +100,9 @@ class TorchBackend(Backend):
         reason = f"{version} sees no CUDA device"
         return [Capability(device="cuda:0", precisions=(), reason=reason), cpu]
 
-    def _network_for(self, size: InputSize, graph: bool) -> _TorchNetwork:
+    def _network_for(self, size: InputSize) -> _TorchNetwork:
         layouts = form_layouts(self.form, size)
-        return _TorchNetwork(self._torch, self.device, layouts, self._forward, graph)
+        return _TorchNetwork(self._torch, self.device, layouts, self._forward, self._records)
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         torch = self._torch
