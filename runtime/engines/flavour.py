@@ -67,7 +67,9 @@ class Flavour:
         try:
             module = importlib.import_module(self.module)
         except ModuleNotFoundError as error:
-            raise MissingPackageError(self.name, self.extra, f"{self.label} engines") from error
+            raise MissingPackageError(
+                self.name, self.extra, f"building or loading {self.label} engines"
+            ) from error
         except (ImportError, OSError, RuntimeError) as error:  # its libraries
             raise BackendError(
                 f"{self.label} is installed but cannot be loaded: {error}. Install it again: "
