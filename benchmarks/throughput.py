@@ -7,7 +7,6 @@ copies between page-locked memory and the device bound the way in and out.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -28,7 +27,7 @@ from srtrt.runtime.engines.tuning import frames_per_second
 from srtrt.runtime.layouts import form_layouts
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import form_inputs, read_pictures
-from srtrt.runtime.ring import Pending, RingOptions, StageTimes
+from srtrt.runtime.ring import RingOptions, StageTimes, in_order
 from srtrt.spec import Form, Precision
 
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -185,13 +184,7 @@ def _timeline(
         model, form=form, device=device, precision=precision, options=options
     ) as backend:
         backend.prepare(size.width, size.height)
-        waiting: deque[Pending] = deque()
-        for _ in range(12):
-            if len(waiting) == backend.in_flight:
-                waiting.popleft()()
-            waiting.append(backend.submit(frame))
-        for each in waiting:
-            each()
+        list(in_order(backend.submit, lambda: backend.in_flight, [frame] * 12))
         times = backend.times()
     shown = [
         {key: value if key == "stream" else [round(v, 3) for v in value] for key, value in t}

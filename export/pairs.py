@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from srtrt.errors import ModelError
 from srtrt.export.rounding import Floats, Grid
 from srtrt.forms import SR
+from srtrt.graph import layer_name
 
 Constants = dict[str, NDArray[Any]]
 
@@ -35,11 +36,6 @@ class QuantisedConv:
 def constants_of(model: ModelProto) -> Constants:
     """The initializers by name."""
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-
-
-def convolution_name(node: NodeProto) -> str:
-    """The name of its weight, without the ending ``.weight``."""
-    return str(node.input[1]).removesuffix(".weight")
 
 
 def convolutions_of(model: ModelProto) -> dict[str, NodeProto]:
@@ -68,7 +64,7 @@ def convolutions_of(model: ModelProto) -> dict[str, NodeProto]:
             raise ModelError(
                 f"convolution {node.name!r} is {weight.dtype}; quantising starts from float32."
             )
-        found[convolution_name(node)] = node
+        found[layer_name(node)] = node
     if not found:
         raise ModelError(f"graph {model.graph.name!r} has no convolution to quantise.")
     return found
@@ -212,11 +208,11 @@ class _Pairs:
         read = {
             node.input[0]
             for node in self.model.graph.node
-            if node.op_type == "Conv" and convolution_name(node) in self.convolutions
+            if node.op_type == "Conv" and layer_name(node) in self.convolutions
         }
         for original in self.model.graph.node:
             node = NodeProto.FromString(original.SerializeToString())
-            if node.op_type == "Conv" and convolution_name(node) in self.convolutions:
+            if node.op_type == "Conv" and layer_name(node) in self.convolutions:
                 self._convolution(node)
             elif node.op_type == "Add" and node.name in self.sums:
                 for k, name in enumerate(node.input):
@@ -231,7 +227,7 @@ class _Pairs:
         return rebuilt(self.model, self.nodes, self.constants, self.grid.opset)
 
     def _convolution(self, node: NodeProto) -> None:
-        made = self.convolutions[convolution_name(node)]
+        made = self.convolutions[layer_name(node)]
         source, weight, bias = node.input
         self.constants[f"{weight}.q"] = self.grid.tensor(f"{weight}.q", made.weight)
         self.constants[f"{weight}.scale"] = made.scales

@@ -36,7 +36,6 @@ from srtrt.export.calibration import (
 from srtrt.export.pairs import (
     QuantisedConv,
     constants_of,
-    convolution_name,
     convolutions_of,
     prepared,
     with_pairs,
@@ -50,6 +49,7 @@ from srtrt.export.rounding import (
     weight_scales,
     windows,
 )
+from srtrt.graph import layer_name
 from srtrt.spec import Precision
 
 Residual = Literal["both", "skip", "float"]
@@ -277,7 +277,7 @@ class _Calibration:
             return LayerReport(
                 name=name, quantised=False, reason=self.kept[name], alone_db=alone_db
             )
-        source = next(s for s, n in self.readers.items() if convolution_name(n) == name)
+        source = next(s for s, n in self.readers.items() if layer_name(n) == name)
         return LayerReport(
             name=name,
             quantised=True,
@@ -299,7 +299,7 @@ class _Calibration:
 
     def _visit(self, node: NodeProto, plain: Tensors, coarse: Tensors) -> tuple[Batch, Batch]:
         expected = self.run(node, plain)
-        if node.op_type == "Conv" and convolution_name(node) not in self.kept:
+        if node.op_type == "Conv" and layer_name(node) not in self.kept:
             return expected, self._convolved(node, plain, coarse, expected)
         if node.name in self.sums:
             rounded = {
@@ -316,7 +316,7 @@ class _Calibration:
         self, node: NodeProto, plain: Tensors, coarse: Tensors, expected: Batch
     ) -> Batch:
         """The convolution's output in 8 bits; stores its constants."""
-        name, source = convolution_name(node), node.input[0]
+        name, source = layer_name(node), node.input[0]
         self.tell(f"quantising {name}")
         scale = self._scale(source, coarse[source])
         rounded = fake_quantise(coarse[source], scale, self.grid)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from onnx import ValueInfoProto
 
+from srtrt.errors import UsageError
 from srtrt.forms import FORM_GRAPHS
 from srtrt.runtime.engines.key import InputSize
 from srtrt.spec import Form
@@ -33,16 +36,14 @@ class TensorLayout:
 def form_layouts(form: Form, size: InputSize) -> list[TensorLayout]:
     """The tensors of a form for one size of LR frames."""
     wanted = FORM_GRAPHS[form]
-    lengths = {"N": size.batch, "H": size.height, "W": size.width}
     found = []
     for value in (*wanted.inputs, *wanted.outputs):
-        dims = value.type.tensor_type.shape.dim
-        is_image = bool(dims[0].dim_param)
+        is_image = bool(value.type.tensor_type.shape.dim[0].dim_param)
         found.append(
             TensorLayout(
                 name=value.name,
                 dtype=np.dtype(np.uint8 if is_image else np.float32),
-                shape=tuple(_length(d.dim_param, lengths) or d.dim_value for d in dims),
+                shape=dimensions(value, size),
                 is_input=value in wanted.inputs,
                 is_image=is_image,
             )
@@ -50,8 +51,30 @@ def form_layouts(form: Form, size: InputSize) -> list[TensorLayout]:
     return found
 
 
-def _length(symbol: str, lengths: Mapping[str, int]) -> int:
-    """``H/2`` or ``4*H`` as a number; 0 for no symbol."""
-    factor, _, rest = symbol.rpartition("*")
-    name, _, divisor = rest.partition("/")
-    return int(factor or 1) * lengths[name] // int(divisor or 1) if name else 0
+def dimensions(value: ValueInfoProto, size: InputSize) -> tuple[int, ...]:
+    """The dimensions of a tensor, from numbers and names such as ``H/2`` and ``4*W``.
+
+    Raises:
+        UsageError: if it has a name of another kind.
+    """
+    lengths = {"N": size.batch, "H": size.height, "W": size.width}
+    found = []
+    for dimension in value.type.tensor_type.shape.dim:
+        factor, _, rest = dimension.dim_param.rpartition("*")
+        name, _, divisor = rest.partition("/")
+        if name and name not in lengths:
+            raise UsageError(
+                f"input {value.name} has a dimension {dimension.dim_param!r}; expected N, H or W."
+            )
+        length = int(factor or 1) * lengths[name] // int(divisor or 1) if name else 0
+        found.append(length or dimension.dim_value)
+    return tuple(found)
+
+
+def input_size(inputs: Mapping[str, NDArray[Any]]) -> InputSize:
+    """Size and number of the LR frames in the inputs of a form."""
+    if "rgb" in inputs:
+        frames, height, width, _ = inputs["rgb"].shape
+    else:
+        frames, _, height, width = inputs["y"].shape
+    return InputSize(width=width, height=height, batch=frames)

@@ -8,7 +8,8 @@ host waits for a slot only when its result is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -68,6 +69,25 @@ class RingOptions:
                 f"ring of {self.slots} slots on {self.streams} streams with batch {self.batch}: "
                 "expected positive numbers, and at least as many slots as streams."
             )
+
+
+def in_order(
+    submit: Callable[[Arrays], Pending], capacity: Callable[[], int], inputs: Iterable[Arrays]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Computes batches with as many in flight as may be, and gives their outputs in order.
+
+    Args:
+        submit: starts a batch.
+        capacity: how many may be uncollected; asked again after each, as the first may change it.
+        inputs: of the batches.
+    """
+    waiting: deque[Pending] = deque()
+    for each in inputs:
+        waiting.append(submit(each))
+        if len(waiting) >= capacity():
+            yield waiting.popleft()()
+    for pending in waiting:
+        yield pending()
 
 
 @dataclass(frozen=True, kw_only=True)

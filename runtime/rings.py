@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from srtrt.errors import BackendError
 from srtrt.runtime.cuda import installed_binding, open_device
 from srtrt.runtime.cuda.device import Device, Stream
 from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines.key import InputSize
-from srtrt.runtime.layouts import form_layouts
-from srtrt.runtime.ring import Arrays, Executor, FrameRing, Pending, RingOptions, StageTimes
+from srtrt.runtime.layouts import form_layouts, input_size
+from srtrt.runtime.ring import (
+    Arrays,
+    Executor,
+    FrameRing,
+    Pending,
+    RingOptions,
+    StageTimes,
+    in_order,
+)
 from srtrt.spec import Form
 
 
@@ -99,18 +105,16 @@ class FrameRings:
         Returns:
             A function that waits for the outputs.
         """
-        images, frames, width, height = _described(inputs)
-        ring = self.prepare(width, height)
-        if frames == 1:
+        size = input_size(inputs)
+        ring = self.prepare(size.width, size.height)
+        if size.batch == 1:
             return ring.submit(inputs)
-        pending: deque[Pending] = deque()
-        results = []
-        for index in range(frames):
-            if len(pending) == ring.capacity:
-                results.append(pending.popleft()())
-            one = {name: inputs[name][index : index + 1] for name in images}
-            pending.append(ring.submit({**inputs, **one}))
-        results += [each() for each in pending]
+        images = [name for name, array in inputs.items() if array.dtype == np.uint8]
+        singles = (
+            {**inputs, **{name: inputs[name][index : index + 1] for name in images}}
+            for index in range(size.batch)
+        )
+        results = list(in_order(ring.submit, lambda: ring.capacity, singles))
         whole = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
         return lambda: whole
 
@@ -153,13 +157,3 @@ def rings_for(
     chosen = ring or RingOptions()
     opened = PlainDevice() if device == "cpu" else open_device(device)
     return FrameRings(opened, form, open_network, lambda _size: chosen)
-
-
-def _described(inputs: Mapping[str, NDArray[Any]]) -> tuple[list[str], int, int, int]:
-    """Names of the images, and number, width and height of the frames."""
-    images = [name for name, array in inputs.items() if array.dtype == np.uint8]
-    if "rgb" in inputs:
-        frames, height, width, _ = inputs["rgb"].shape
-    else:
-        frames, _, height, width = inputs["y"].shape
-    return images, frames, width, height

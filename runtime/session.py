@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -14,9 +13,10 @@ from srtrt.errors import DeviceMemoryError, UsageError
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.first_frame import require_plausible
+from srtrt.runtime.layouts import input_size
 from srtrt.runtime.memory import memory_limit
 from srtrt.runtime.models import Model, find_model
-from srtrt.runtime.ring import Pending
+from srtrt.runtime.ring import Pending, in_order
 from srtrt.runtime.select import choose
 from srtrt.runtime.tiling import TilePlan, Window, plan_tiles
 from srtrt.spec import Form
@@ -104,7 +104,8 @@ class Session:
             try:
                 return self._plausible(inputs, self._infer_tiles(inputs, plan))
             except DeviceMemoryError:
-                if not self._shrink(plan, *self._size(inputs)):
+                size = input_size(inputs)
+                if not self._shrink(plan, size.batch, size.height, size.width):
                     raise
 
     def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
@@ -144,13 +145,8 @@ class Session:
 
     def plan(self, inputs: Mapping[str, NDArray[Any]]) -> TilePlan:
         """The tiles :meth:`infer` would use for these inputs."""
-        return self._plan(*self._size(inputs))
-
-    def _size(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[int, int, int]:
-        """Number, height and width of the pictures of a batch."""
-        frame = inputs["y"] if self._yuv else inputs["rgb"]
-        height, width = frame.shape[2:] if self._yuv else frame.shape[1:3]
-        return frame.shape[0], height, width
+        size = input_size(inputs)
+        return self._plan(size.batch, size.height, size.width)
 
     def _plan(self, frames: int, height: int, width: int) -> TilePlan:
         pixels = 1 << 62 if self._untiled else self._max_pixels // max(1, frames)
@@ -170,11 +166,17 @@ class Session:
             return self._backend.infer(inputs)
         axes = self._axes()
         tables = {name: array for name, array in inputs.items() if name not in axes}
+        cuts = (
+            tables
+            | {
+                name: np.ascontiguousarray(inputs[name][_region(axis, part, row, column, 1, True)])
+                for name, (axis, part) in axes.items()
+            }
+            for row, column in plan
+        )
         outputs: dict[str, NDArray[Any]] = {}
-        waiting: deque[tuple[Window, Window, Pending]] = deque()
-
-        def keep(row: Window, column: Window, pending: Pending) -> None:
-            result = pending()
+        results = in_order(self._backend.submit, lambda: self._backend.in_flight, cuts)
+        for (row, column), result in zip(plan, results, strict=True):
             for name, (axis, part) in axes.items():
                 key = f"{name}_x4"
                 if key not in outputs:
@@ -185,17 +187,6 @@ class Session:
                 kept = _kept(axis, part, row, column, self.scale)
                 target = _region(axis, part, row, column, self.scale, False)
                 outputs[key][target] = result[key][kept]
-
-        for row, column in plan:
-            cut = {
-                name: np.ascontiguousarray(inputs[name][_region(axis, part, row, column, 1, True)])
-                for name, (axis, part) in axes.items()
-            }
-            waiting.append((row, column, self._backend.submit(cut | tables)))
-            if len(waiting) >= self._backend.in_flight:
-                keep(*waiting.popleft())
-        for each in waiting:
-            keep(*each)
         return outputs
 
     def _axes(self) -> dict[str, tuple[int, int]]:

@@ -58,7 +58,6 @@ class OnnxRuntimeBackend(Backend):
         self._graph = model.graph(form, precision).SerializeToString()
         self._rings = rings_for(device, form, self._network_for, self._options.ring)
         self._session = None if self._rings else self._open()
-        self._outputs = [each.name for each in form_layouts(form, _ANY) if not each.is_input]
 
     def _open(self, stream: Stream | None = None) -> Any:
         """A session, on a GPU one that computes on the stream if there is one."""
@@ -118,8 +117,8 @@ class OnnxRuntimeBackend(Backend):
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         assert self._session is not None
-        results = self._session.run(self._outputs, dict(inputs))
-        return dict(zip(self._outputs, results, strict=True))
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
 
     def _release(self) -> None:
         del self._session
@@ -150,10 +149,6 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(folder),
         }
-
-
-_ANY = InputSize(width=2, height=2)
-"""Names of tensors are the same for every size."""
 
 
 @dataclass(frozen=True)

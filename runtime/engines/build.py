@@ -12,9 +12,8 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ValueInfoProto
 
-from srtrt.errors import BackendError, DeviceMemoryError, ModelError, OutputError, UsageError
+from srtrt.errors import BackendError, DeviceMemoryError, ModelError, OutputError
 from srtrt.graph import layer_name, read_spec
 from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import (
@@ -28,6 +27,7 @@ from srtrt.runtime.engines.flavour import (
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
 from srtrt.runtime.engines.monitor import LOG_NAME, Listener, Progress, forget_frames
+from srtrt.runtime.layouts import dimensions
 from srtrt.runtime.memory import memory_limit
 from srtrt.spec import ModelSpec
 
@@ -322,7 +322,7 @@ class _Job:
         symbolic = {value.name: value for value in self.model.graph.input}
         for tensor in map(network.get_input, range(network.num_inputs)):
             sizes = (shape.least, shape.best, shape.most)
-            least, best, most = (_dimensions(symbolic[tensor.name], size) for size in sizes)
+            least, best, most = (dimensions(symbolic[tensor.name], size) for size in sizes)
             if shape.is_static:
                 tensor.shape = best
             else:
@@ -355,24 +355,6 @@ def _parsed_proto(graph: bytes) -> onnx.ModelProto:
         raise ModelError(
             f"the graph is no ONNX model ({error}); expected a file written by `srtrt export`."
         ) from error
-
-
-def _dimensions(value: ValueInfoProto, size: InputSize) -> tuple[int, ...]:
-    """Dimensions of an input, from names such as ``H/2`` and numbers.
-
-    Raises:
-        UsageError: if the graph itself fixes another size.
-    """
-    lengths = {"N": size.batch, "H": size.height, "W": size.width}
-    found = []
-    for dimension in value.type.tensor_type.shape.dim:
-        name, _, divisor = dimension.dim_param.partition("/")
-        if name and name not in lengths:
-            raise UsageError(
-                f"input {value.name} has a dimension {dimension.dim_param!r}; expected N, H or W."
-            )
-        found.append(lengths[name] // int(divisor or 1) if name else dimension.dim_value)
-    return tuple(found)
 
 
 def _tensors(get: Callable[[int], Any], count: int) -> dict[str, str]:

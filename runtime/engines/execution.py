@@ -21,7 +21,7 @@ from srtrt.runtime.engines.flavour import (
 from srtrt.runtime.engines.key import EngineShape, InputSize
 from srtrt.runtime.engines.monitor import Listener, forget_frames
 from srtrt.runtime.layouts import TensorLayout, form_layouts
-from srtrt.runtime.ring import FrameRing, RingOptions
+from srtrt.runtime.ring import FrameRing, RingOptions, in_order
 from srtrt.spec import Form
 
 Note = Callable[[str], None]
@@ -213,12 +213,8 @@ def run_engine(
     ):
         layouts = form_layouts(built.spec.form, size)
         options = RingOptions(streams=1, slots=1, batch=size.batch)
-        results = []
         with FrameRing(device, layouts, loaded.executor, options) as ring:
-            for start in range(0, len(frames), size.batch):
-                pending = [ring.submit(frame) for frame in frames[start : start + size.batch]]
-                results += [each() for each in pending]
-        return results
+            return list(in_order(ring.submit, lambda: ring.capacity, frames))
 
 
 def _by_hand(trt: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from onnx import ModelProto
 
 from srtrt.errors import DeviceMemoryError
@@ -74,8 +72,9 @@ def provide_engine(
     """
     options, cache = options or EngineOptions(), cache or EngineCache()
     data = graph.SerializeToString()
-    key = engine_key_of(graph, shape, options, flavour=flavour, gpu=gpu)
-    timings: Path = cache.timing_cache_path(flavour.name, key.flavour_version, key.gpu)
+    spec = read_spec(graph, graph.graph.name)
+    key = engine_key(data, spec, shape, options, flavour=flavour, gpu=gpu)
+    timings = cache.timing_cache_path(flavour.name, key.flavour_version, key.gpu)
 
     def build() -> BuiltEngine:
         return build_engine(
