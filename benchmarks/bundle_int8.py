@@ -26,15 +26,13 @@ from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.models import find_model, weights_folder
 from srtrt.runtime.parity import (
+    GATES,
     graph_backend,
     measure_parity,
     read_pictures,
     reference_backend,
     require_parity,
 )
-
-MOST_LOST_DB = 0.10
-"""Of PSNR against ground truth, compared with PyTorch float32."""
 
 
 @click.command()
@@ -69,9 +67,10 @@ def bundle_int8(name: str, calibrate: Path, data: Path, into: Path) -> None:
         lost = _db_lost(reference, candidate, data)
     click.echo(f"{name}: {parity}; {lost:.3f} dB lost on {data.name}; {seconds} s; {facts['kept']}")
     require_parity(parity, "int8", f"{name} as int8")
-    if lost > MOST_LOST_DB:
+    most = GATES["int8"].lost_db
+    if lost > most:
         raise ParityError(
-            f"{name} as int8 loses {lost:.3f} dB on {data.name}; expected at most {MOST_LOST_DB}. "
+            f"{name} as int8 loses {lost:.3f} dB on {data.name}; expected at most {most}. "
             "It was not written."
         )
     quality = {

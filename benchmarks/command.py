@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from srtrt.errors import MissingPackageError, UsageError
+from srtrt.spec import PRECISIONS
 from srtrt.weights import DEFAULT_MODEL
 
 _MODEL = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name or file.")
@@ -26,7 +27,6 @@ _OUT = click.option("--out", default=None, metavar="FILE.json", help="Also write
 _FORM = click.option(
     "--io", "form", type=click.Choice(["rgb8", "yuv420p8"]), default="rgb8", show_default=True
 )
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 _DEFAULT_ENGINES = ("torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-bf16")
 
 
@@ -267,8 +267,8 @@ def training(
     "--precision",
     "chosen",
     multiple=True,
-    type=click.Choice(_PRECISIONS),
-    default=_PRECISIONS,
+    type=click.Choice(PRECISIONS),
+    default=PRECISIONS,
     show_default=True,
 )
 @click.option("--calibrate", default=None, metavar="DIR", help="Photographs for int8 and fp8.")

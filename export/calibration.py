@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from srtrt.errors import InputError, MissingPackageError
+from srtrt.errors import InputError
 from srtrt.export.pairs import constants_of
 from srtrt.export.rounding import Floats, Grid
+from srtrt.export.running import quiet_session, run_graph
 from srtrt.forms import LR
 
 Batch = list[Floats]
@@ -144,8 +145,7 @@ def run_network(model: ModelProto, crops: Batch) -> Batch:
     Raises:
         MissingPackageError: if onnxruntime is not installed.
     """
-    session = _session(model)
-    return [session.run(None, {LR: crop})[0] for crop in crops]
+    return [outputs[0] for outputs in run_graph(model, crops)]
 
 
 class NodeRunner:
@@ -192,21 +192,7 @@ class NodeRunner:
         graph = helper.make_graph([node], node.name, infos, [output])
         model = helper.make_model(graph, opset_imports=self._opsets)
         model.ir_version = 10
-        return _session(model)
-
-
-def _session(model: ModelProto) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError("onnxruntime", "export", "calibration") from error
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    # Every node has threads of its own; while one computes, those of the others must not spin.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
+        return quiet_session(model)
 
 
 Tensors = dict[str, Batch]

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from srtrt.errors import MissingPackageError, UsageError
+from srtrt.spec import PRECISIONS
 
 if TYPE_CHECKING:
     from srtrt.export.api import ExportedGraph
     from srtrt.runtime.engines.cache import CachedEngine
 
 FORMS = ("rgb8", "yuv420p8")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 ENGINES = ("tensorrt", "tensorrt-rtx")
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from srtrt.errors import MissingPackageError, ParityError
+from srtrt.errors import ParityError
+from srtrt.export.running import run_graph
 from srtrt.forms import LR
 from srtrt.graph import REDUCED_TYPES, element_types, layer_name, network_nodes, to_typed
 from srtrt.runtime.parity import Picture
@@ -182,34 +183,6 @@ def layer_damage(
         error = float(np.mean(errors, dtype=np.float64))
         found[name] = math.inf if error == 0 else -10 * math.log10(error)
     return found
-
-
-def run_graph(
-    model: ModelProto, inputs: Sequence[NDArray[np.float32]], *, optimise: bool = True
-) -> list[list[NDArray[Any]]]:
-    """All outputs of a graph with one input, for each value of it, in ONNX Runtime on the CPU.
-
-    Args:
-        model: a graph without form, or any other with a single input.
-        inputs: its values.
-        optimise: False runs the graph node by node as it is written.
-
-    Raises:
-        MissingPackageError: if onnxruntime is not installed.
-    """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingPackageError("onnxruntime", "export", "measuring a graph") from error
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    if not optimise:
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[0].name
-    return [session.run(None, {name: value}) for value in inputs]
 
 
 def _overflowing(

@@ -109,20 +109,12 @@ class Flavour:
             MissingPackageError, BackendError: see :meth:`load`.
         """
         trt = self.load()
-        known = (
-            sorted(
-                (int(m[2:-1]), int(m[-1]))
-                for m in trt.ComputeCapability.__members__
-                if re.fullmatch(r"SM\d+", m)
-            )
-            if self.builds_ahead
-            else [_OLDEST_GPU]
-        )
+        known = _known_targets(trt) if self.builds_ahead else [_OLDEST_GPU]
         found = tuple(map(int, gpu.compute_capability.split(".")))
         serves = found in known if self.builds_ahead else found >= known[0]
         if serves:
             return None
-        listed = ", ".join(f"{major}.{minor}" for major, minor in known)
+        listed = _listed(known)
         expected = listed if self.builds_ahead else f"{listed} or later"
         other = next(each for each in FLAVOURS.values() if each.name != self.name)
         return (
@@ -211,13 +203,21 @@ def _target(flavour: Flavour, trt: Any, text: str) -> Any:
     members = trt.ComputeCapability.__members__
     name = "CURRENT" if text == CURRENT else f"SM{text.replace('.', '')}"
     if name not in members or (text != CURRENT and "." not in text):
-        known = [f"{m[2:-1]}.{m[-1]}" for m in members if re.fullmatch(r"SM\d+", m)]
-        known.sort(key=lambda k: tuple(map(int, k.split("."))))
         raise UsageError(
             f"compute capability {text!r} is not one that {flavour.label} "
-            f"{trt.__version__} can target; expected {', '.join(known)} or {CURRENT}."
+            f"{trt.__version__} can target; expected {_listed(_known_targets(trt))} or {CURRENT}."
         )
     return members[name]
+
+
+def _known_targets(trt: Any) -> list[tuple[int, int]]:
+    """The compute capabilities that TensorRT-RTX can build for, in order."""
+    names = (m for m in trt.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", m))
+    return sorted((int(name[2:-1]), int(name[-1])) for name in names)
+
+
+def _listed(capabilities: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{major}.{minor}" for major, minor in capabilities)
 
 
 def is_out_of_memory(message: str) -> bool:

@@ -6,7 +6,7 @@ import click
 
 from srtrt.errors import UsageError
 from srtrt.runtime.engines.key import EngineShape
-from srtrt.spec import Form
+from srtrt.spec import PRECISIONS, Form
 from srtrt.weights import DEFAULT_MODEL
 
 
@@ -15,7 +15,7 @@ from srtrt.weights import DEFAULT_MODEL
 @click.option("--shape", required=True, metavar="WxH", help="Size of the source frames.")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8", "fp8"]),
+    type=click.Choice(["auto", *PRECISIONS]),
     default="auto",
     show_default=True,
     help="Arithmetic of the network.",

@@ -16,6 +16,7 @@ import click
 from srtrt.errors import OutputError
 from srtrt.runtime.backends import BACKENDS
 from srtrt.runtime.video.report import Progress, VideoReport
+from srtrt.spec import PRECISIONS
 from srtrt.weights import DEFAULT_MODEL
 
 
@@ -40,7 +41,7 @@ from srtrt.weights import DEFAULT_MODEL
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8", "fp8"]),
+    type=click.Choice(["auto", *PRECISIONS]),
     default="auto",
     show_default=True,
     help="Arithmetic of the network.",

@@ -15,6 +15,9 @@ Form = Literal["float", "rgb8", "yuv420p8"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 """Arithmetic of the network; input and output are integers in every exported form."""
 
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""All of them, for whoever offers a choice."""
+
 SPEC_KEY = "srtrt.spec"
 """Metadata key under which the JSON of a spec is stored."""
 
@@ -55,8 +58,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise ModelError(f"form is {self.form!r}; expected one of {', '.join(get_args(Form))}.")
-        if self.precision not in get_args(Precision):
-            expected = ", ".join(get_args(Precision))
+        if self.precision not in PRECISIONS:
+            expected = ", ".join(PRECISIONS)
             raise ModelError(f"precision is {self.precision!r}; expected one of {expected}.")
         if self.scale < 1 or self.receptive_radius < 0:
             raise ModelError(

@@ -17,10 +17,6 @@ from srtrt.cli import main
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.parity import read_pictures
 
-pytest.importorskip(
-    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
-)
-
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EngineCache:

@@ -1,40 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
-from engine_support import RTX, Builder, accept, flip, small_key
+from engine_support import RTX, Builder, accept, flip
 
 from srtrt.runtime.engines.cache import EngineCache, sidecar_path
 from srtrt.runtime.engines.command import engines
 from srtrt.runtime.engines.key import EngineKey, EngineShape
 from srtrt.runtime.engines.stored import locked
-
-pytest.importorskip(
-    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
-)
-
-
-@pytest.fixture
-def graph(tiny_graphs: dict[str, Path]) -> Path:
-    return tiny_graphs["rgb8-fp32"]
-
-
-@pytest.fixture
-def key(graph: Path) -> EngineKey:
-    return small_key(graph)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> EngineCache:
-    return EngineCache(tmp_path / "engines")
-
-
-@pytest.fixture
-def build(graph: Path) -> Builder:
-    return Builder(graph)
 
 
 def run(cache: EngineCache, *arguments: str) -> Result:

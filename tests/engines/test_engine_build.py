@@ -25,10 +25,6 @@ from srtrt.runtime.engines.flavour import FLAVOURS, flavour_of
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
 from srtrt.runtime.engines.key import EngineOptions, EngineShape
 
-pytest.importorskip(
-    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
-)
-
 RTX = FLAVOURS["tensorrt-rtx"]
 PLAIN = replace(FLAVOURS["tensorrt"], module="tensorrt_rtx", oldest=(1, 0))
 """TensorRT's way of building, on the module that can be installed here."""

@@ -23,7 +23,6 @@ from engine_support import (
     flip,
     never,
     refuse,
-    small_key,
 )
 
 from srtrt.errors import BackendError, OutputError, ParityError
@@ -32,10 +31,6 @@ from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, read_engine, s
 from srtrt.runtime.engines.flavour import load_runtime_cache, save_runtime_cache
 from srtrt.runtime.engines.key import EngineKey
 from srtrt.runtime.engines.stored import locked
-
-pytest.importorskip(
-    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
-)
 
 WORKER = """
 import sys
@@ -66,26 +61,6 @@ sys.stdin.readline()
 engine = EngineCache(Path(folder)).get_or_build(key, build, on_note=lambda t: print(t, flush=True))
 print(engine.record.engine_sha256)
 """
-
-
-@pytest.fixture
-def graph(tiny_graphs: dict[str, Path]) -> Path:
-    return tiny_graphs["rgb8-fp32"]
-
-
-@pytest.fixture
-def key(graph: Path) -> EngineKey:
-    return small_key(graph)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> EngineCache:
-    return EngineCache(tmp_path / "engines")
-
-
-@pytest.fixture
-def build(graph: Path) -> Builder:
-    return Builder(graph)
 
 
 def test_an_engine_is_built_once_and_says_what_it_is(

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 import pytest
-from engine_support import GPU, RTX, Builder, small_key
+from engine_support import GPU, RTX, Builder
 
 from srtrt.errors import UsageError
 from srtrt.graph import load_graph, stamp
@@ -22,31 +22,6 @@ from srtrt.runtime.engines.key import (
     differences,
     graph_sha256,
 )
-
-pytest.importorskip(
-    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
-)
-
-
-@pytest.fixture
-def graph(tiny_graphs: dict[str, Path]) -> Path:
-    return tiny_graphs["rgb8-fp32"]
-
-
-@pytest.fixture
-def key(graph: Path) -> EngineKey:
-    return small_key(graph)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> EngineCache:
-    return EngineCache(tmp_path / "engines")
-
-
-@pytest.fixture
-def build(graph: Path) -> Builder:
-    return Builder(graph)
-
 
 CHANGES: dict[str, dict[str, Any]] = {
     "the graph is abc and was ": {"graph_sha256": "abc"},

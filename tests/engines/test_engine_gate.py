@@ -23,10 +23,6 @@ from srtrt.runtime.engines.provide import provide_engine
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import graph_backend, read_pictures
 
-pytest.importorskip(
-    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
-)
-
 
 def runner(graph: Path) -> RunEngine:
     """Computes an engine's graph in ONNX Runtime, since no engine runs without a GPU."""

@@ -29,10 +29,6 @@ from srtrt.runtime.select import choose
 from srtrt.runtime.session import Session
 from srtrt.spec import Form, Precision
 
-pytest.importorskip(
-    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
-)
-
 Open = Callable[..., TensorRtBackend]
 
 

@@ -17,10 +17,6 @@ from srtrt.runtime.engines.build import build_engine
 from srtrt.runtime.parity import read_pictures
 from srtrt.spec import Form, ModelSpec, Precision
 
-pytest.importorskip(
-    "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
-)
-
 NAMES = {"fp16": "HALF", "bf16": "BF16", "int8": "INT8", "fp8": "FP8"}
 
 

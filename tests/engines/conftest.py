@@ -1,0 +1,38 @@
+"""What the tests of engines share; all of them build engines with TensorRT-RTX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from engine_support import Builder, small_key
+
+from srtrt.runtime.engines.cache import EngineCache
+from srtrt.runtime.engines.key import EngineKey
+
+
+@pytest.fixture(scope="session", autouse=True)
+def builder_is_installed() -> None:
+    pytest.importorskip(
+        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+    )
+
+
+@pytest.fixture
+def graph(tiny_graphs: dict[str, Path]) -> Path:
+    return tiny_graphs["rgb8-fp32"]
+
+
+@pytest.fixture
+def key(graph: Path) -> EngineKey:
+    return small_key(graph)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "engines")
+
+
+@pytest.fixture
+def build(graph: Path) -> Builder:
+    return Builder(graph)
