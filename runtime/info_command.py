@@ -86,7 +86,7 @@ def doctor() -> None:
     order = ", ".join(f"{name} on {device}" for name, device in AUTO_ORDER)
     click.echo(f"--backend auto tries {order}.")
     try:
-        click.echo(f"It takes {choose().reason}")
+        click.echo(f"It takes {choose().reasoning}")
     except SrtrtError as error:
         click.echo(f"It finds nothing: {error}")
         raise

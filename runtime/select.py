@@ -27,7 +27,9 @@ class Choice:
     device: str
     precision: Precision
     reason: str
-    """One sentence for the user."""
+    """What is used and why, in one short sentence for the user."""
+    reasoning: str
+    """The same with versions, and with what is not used and why."""
 
 
 def survey() -> Iterator[tuple[str, Capability]]:
@@ -61,13 +63,31 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
         if problem is None:
             chosen = capability.precisions[0] if precision == "auto" else precision
             place = capability.device if device == "auto" else device
-            reason = f"{name} on {place} in {chosen}: {capability.reason}."
+            reasoning = f"{name} on {place} in {chosen}: {capability.reason}."
             if refusals:
-                reason += " Not used: " + "; ".join(refusals) + "."
-            return Choice(backend=name, device=place, precision=chosen, reason=reason)  # type: ignore[arg-type]
+                reasoning += " Not used: " + "; ".join(refusals) + "."
+            why = _why(capability, backend, precision)
+            return Choice(
+                backend=name,
+                device=place,
+                precision=chosen,  # type: ignore[arg-type]
+                reason=f"{name} {chosen} on {place}: {why}.",
+                reasoning=reasoning,
+            )
         refusals.append(problem)
     wish = f"backend {backend}, device {device}, precision {precision}"
     raise BackendError(f"nothing here offers {wish}: {'; '.join(refusals)}.")
+
+
+def _why(capability: Capability, backend: str, precision: str) -> str:
+    """Why this one, in few words."""
+    if backend != "auto":
+        why = "as asked for"
+    elif precision != "auto":
+        why = f"the fastest here that computes {precision}"
+    else:
+        why = "the fastest here"
+    return f"{why}; {capability.because}" if capability.because and precision == "auto" else why
 
 
 def _problem(name: str, capability: Capability, device: str, precision: str) -> str | None:

@@ -30,6 +30,8 @@ class Capability:
     """Usable precisions, the preferred one first; empty if the device cannot be used."""
     reason: str
     """Why it can be used, or why not and what to do."""
+    because: str = ""
+    """Why the first precision is preferred, in few words; empty if nothing is to be said."""
 
     @property
     def usable(self) -> bool:

@@ -78,10 +78,18 @@ class OpenVinoBackend(Backend):
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"openvino {openvino.__version__.split('-')[0]}"
         if _has_bf16(openvino.Core()):
-            reason = f"{version}; this processor computes bfloat16"
-            return [Capability(device="cpu", precisions=("bf16", "fp32", "int8"), reason=reason)]
-        reason = f"{version}; this processor has no bfloat16, so float32"
-        return [Capability(device="cpu", precisions=("fp32", "int8"), reason=reason)]
+            precisions: tuple[Precision, ...] = ("bf16", "fp32", "int8")
+            because = "this processor computes bfloat16"
+        else:
+            precisions, because = ("fp32", "int8"), "this processor has no bfloat16"
+        return [
+            Capability(
+                device="cpu",
+                precisions=precisions,
+                reason=f"{version}; {because}",
+                because=because,
+            )
+        ]
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         request = self._request({name: array.shape for name, array in inputs.items()})

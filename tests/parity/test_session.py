@@ -109,13 +109,28 @@ def test_an_engine_failure_is_one_sentence(tiny_graphs: dict[str, Path]) -> None
         session.infer({"rgb": PICTURE[None].astype(np.float32)})
 
 
-def test_auto_says_what_it_takes_and_what_it_does_not() -> None:
+def test_auto_says_what_it_takes_in_few_words_and_the_rest_apart() -> None:
     choice = choose()
     assert choice.backend in ("openvino", "onnxruntime")
-    assert choice.reason.startswith(f"{choice.backend} on {choice.device} in {choice.precision}")
+    taken = f"{choice.backend} {choice.precision} on {choice.device}: the fastest here"
+    assert choice.reason.startswith(taken)
+    assert len(choice.reason) < 100
+    assert choice.reasoning.startswith(f"{choice.backend} on {choice.device} in {choice.precision}")
     if choice.device == "cpu":
-        assert "Not used: TensorRT" in choice.reason
-        assert "onnxruntime" in choice.reason
+        assert "Not used: TensorRT" in choice.reasoning
+        assert "TensorRT" not in choice.reason
+        assert "onnxruntime" in choice.reasoning
+
+
+def test_the_reason_does_not_speak_of_another_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srtrt.runtime.backends.openvino._has_bf16", lambda core: False)
+    plain = choose("openvino")
+    assert plain.reason == "openvino fp32 on cpu: as asked for; this processor has no bfloat16."
+    for backend in ("auto", "openvino"):
+        eight = choose(backend, "cpu", "int8")
+        assert eight.precision == "int8"
+        assert "float32" not in eight.reason + eight.reasoning
+        assert "bfloat16" not in eight.reason
 
 
 def test_auto_falls_to_onnxruntime_where_openvino_is_absent(
@@ -124,7 +139,7 @@ def test_auto_falls_to_onnxruntime_where_openvino_is_absent(
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     choice = choose(device="cpu")
     assert (choice.backend, choice.precision) == ("onnxruntime", "fp32")
-    assert "pip install 'srtrt[cpu]'" in choice.reason
+    assert "pip install 'srtrt[cpu]'" in choice.reasoning
     assert not OpenVinoBackend.capabilities()[0].usable
 
 
