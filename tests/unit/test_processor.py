@@ -1,0 +1,166 @@
+"""What processors compute natively, from what Linux says about them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from srtrt.processor import Processor, read_processor, this_processor
+
+AVX2 = "fpu sse4_1 sse4_2 avx f16c fma avx2"
+AVX512 = f"{AVX2} avx512f avx512dq avx512cd avx512bw avx512vl"
+ICE_LAKE = f"{AVX512} avx512_vnni avx512_vbmi2"
+ZEN_4 = f"{ICE_LAKE} avx512_bf16"
+SAPPHIRE_RAPIDS = f"{ZEN_4} avx_vnni amx_bf16 amx_tile amx_int8 avx512_fp16"
+NEOVERSE_N1 = "fp asimd evtstrm aes atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp ssbs"
+
+
+def x86(name: str, flags: str) -> str:
+    core = (
+        f"vendor_id\t: vendor\nmodel\t\t: 1\nmodel name\t: {name}\nflags\t\t: {flags}\nbugs\t\t:\n"
+    )
+    return f"processor\t: 0\n{core}\nprocessor\t: 1\n{core}\n"
+
+
+def arm(part: str, features: str) -> str:
+    return (
+        f"processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: {features}\n"
+        f"CPU implementer\t: 0x41\nCPU part\t: {part}\nCPU revision\t: 1\n\n"
+    )
+
+
+PROCESSORS = {
+    "zen3": (x86("AMD EPYC 7763 64-Core Processor", AVX2), "avx2", False, False),
+    "zen4": (x86("AMD EPYC 9R14", ZEN_4), "avx512_bf16", True, True),
+    "zen5": (x86("AMD Ryzen 9 9950X", f"{ZEN_4} avx_vnni"), "avx512_bf16", True, True),
+    "alder_lake": (x86("12th Gen Intel(R)", f"{AVX2} avx_vnni"), "avx2_vnni", False, True),
+    "skylake": (x86("Intel(R) Xeon(R) Gold 6148", AVX512), "avx512", False, False),
+    "ice_lake": (x86("Intel(R) Xeon(R) Platinum", ICE_LAKE), "avx512_vnni", False, True),
+    "sapphire_rapids": (x86("Intel(R) Xeon(R)", SAPPHIRE_RAPIDS), "amx", True, True),
+    "knights_landing": (x86("Xeon Phi", f"{AVX2} avx512f avx512er"), "avx2", False, False),
+    "sandy_bridge": (x86("Intel(R) Core(TM) i7-2600", "sse4_1 avx"), "generic", False, False),
+    "neoverse_v1": (arm("0xd40", f"{NEOVERSE_N1} i8mm bf16"), "neon_bf16", True, True),
+    "neoverse_n1": (arm("0xd0c", NEOVERSE_N1), "neon_dot", False, True),
+    "cortex_a72": (arm("0xd08", "fp asimd aes crc32"), "neon", False, False),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_flags_decide_what_a_processor_computes(name: str) -> None:
+    text, instruction_set, bf16, vnni = PROCESSORS[name]
+    found = read_processor(text, {})
+    assert (found.instruction_set, found.bf16, found.vnni) == (instruction_set, bf16, vnni)
+    assert found.limit is None
+    assert found.id.endswith(f"-{instruction_set}")
+    assert re.fullmatch(r"[a-z0-9_-]+", found.id)
+
+
+def test_the_name_is_the_maker_s() -> None:
+    found = read_processor(PROCESSORS["zen3"][0], {})
+    assert found.name == "AMD EPYC 7763 64-Core Processor"
+    assert found.id == "amd-epyc-7763-64-core-processor-avx2"
+    arm = read_processor(PROCESSORS["neoverse_v1"][0], {})
+    assert arm.name == "ARM 0x41 0xd40"
+    assert arm.id == "arm-0x41-0xd40-neon_bf16"
+
+
+def test_the_id_leaves_out_the_clock() -> None:
+    plain = Processor(name="Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz", instruction_set="avx2")
+    assert plain.id == "intel-xeon-e5-2680-v4-avx2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n\n",
+        "flags",
+        "flags:\n",
+        "no colon here\n\x00\xff: :::\n",
+        "flags\t: amx_tile amx_bf16",
+    ],
+)
+def test_any_text_is_some_processor(text: str) -> None:
+    found = read_processor(text, {"ONEDNN_MAX_CPU_ISA": "AVX2"})
+    assert found.instruction_set == "generic"
+    assert not found.bf16
+    assert not found.vnni
+    assert found.name
+    assert found.id.endswith("-generic")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "amx"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "avx2"),
+        ({"ONEDNN_MAX_CPU_ISA": "avx2"}, "avx2"),
+        ({"DNNL_MAX_CPU_ISA": "AVX2"}, "avx2"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "DNNL_MAX_CPU_ISA": "AVX2"}, "avx512"),
+        ({"ONEDNN_MAX_CPU_ISA": "unknown", "DNNL_MAX_CPU_ISA": "AVX2"}, "amx"),
+        ({"ONEDNN_MAX_CPU_ISA": "SSE41"}, "generic"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}, "avx2_vnni"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, "avx512_vnni"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, "avx512_bf16"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX10_1_512"}, "avx512_bf16"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX10_1_512_AMX"}, "amx"),
+        ({"ONEDNN_MAX_CPU_ISA": "ALL"}, "amx"),
+        ({"ONEDNN_MAX_CPU_ISA": ""}, "amx"),
+        ({"ATEN_CPU_CAPABILITY": "avx2"}, "avx2_vnni"),
+        ({"ATEN_CPU_CAPABILITY": "avx512"}, "amx"),
+        ({"ATEN_CPU_CAPABILITY": "default"}, "generic"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "ATEN_CPU_CAPABILITY": "avx2"}, "avx2"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx512"}, "avx2"),
+    ],
+)
+def test_the_environment_limits_it(environment: dict[str, str], expected: str) -> None:
+    found = read_processor(PROCESSORS["sapphire_rapids"][0], environment)
+    assert found.instruction_set == expected
+    assert (found.limit is None) == (expected == "amx")
+    if found.limit is not None:
+        variable, _, value = found.limit.partition("=")
+        assert environment[variable] == value
+        assert found.limit in str(found)
+
+
+def test_a_limit_above_what_the_processor_has_is_none() -> None:
+    found = read_processor(PROCESSORS["zen3"][0], {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"})
+    assert found.instruction_set == "avx2"
+    assert found.limit is None
+    zen4 = read_processor(PROCESSORS["zen4"][0], {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"})
+    assert zen4.instruction_set == "avx2"
+    neoverse = read_processor(PROCESSORS["neoverse_v1"][0], {"ONEDNN_MAX_CPU_ISA": "AVX2"})
+    assert neoverse.bf16
+
+
+@pytest.mark.parametrize("limit", [None, "AVX2", "AVX512_CORE"])
+def test_pytorch_agrees_within_the_limits(limit: str | None) -> None:
+    """oneDNN reads its limit once, so each is tried in a process of its own."""
+    code = (
+        "import json, torch; from srtrt.processor import this_processor as p; "
+        "print(json.dumps([p().bf16, torch.ops.mkldnn._is_mkldnn_bf16_supported()]))"
+    )
+    limits = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    environment = {k: v for k, v in os.environ.items() if k not in limits}
+    if limit:
+        environment["ONEDNN_MAX_CPU_ISA"] = limit
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    native, supported = json.loads(done.stdout)
+    # PyTorch also counts bfloat16 that oneDNN emulates with AVX512.
+    assert supported or not native
+    if limit is not None:
+        assert not native
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc/cpuinfo")
+def test_this_one_is_what_its_own_text_says() -> None:
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    assert this_processor() == read_processor(text, os.environ)
