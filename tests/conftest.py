@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import cv2
 import pytest
-import torch
-from support import REPOSITORY, lively_generator
+from support import REPOSITORY
 
-from srtrt.networks.checkpoint import generator_state, make_spec, save_checkpoint
-from srtrt.networks.generator import GeneratorConfig
 from srtrt.runtime.parity import read_pictures
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+NEEDS_TORCH = "needs PyTorch, which is not installed"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skips a file of tests that imports PyTorch where there is none."""
+    report = yield
+    if not HAS_TORCH and report.failed and "No module named 'torch'" in str(report.longrepr):
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 1, f"Skipped: {NEEDS_TORCH}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Skips a test that comes to need PyTorch where there is none."""
+    error = call.excinfo.value if call.excinfo else None
+    if error is not None and not HAS_TORCH and _lacks_torch(error):
+        skipped = pytest.skip.Exception(NEEDS_TORCH).with_traceback(error.__traceback__)
+        call.excinfo = pytest.ExceptionInfo.from_exception(skipped)
+    return (yield)
+
+
+def _lacks_torch(error: BaseException | None) -> bool:
+    """Whether PyTorch's absence is the cause, or what a user was told."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            return True
+        error = error.__cause__
+    return False
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
+    if item.get_closest_marker("gpu") is None or _has_gpu():
         return
     if os.environ.get("SRTRT_REQUIRE_GPU") == "1":
         pytest.fail("SRTRT_REQUIRE_GPU=1, but PyTorch sees no CUDA device", pytrace=False)
     pytest.skip("needs an NVIDIA GPU")
+
+
+def _has_gpu() -> bool:
+    if not HAS_TORCH:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +84,8 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state dict in torchvision's layout up to block1_conv2, with random weights."""
+    import torch
+
     torch.manual_seed(5)
     state = {
         "features.0.weight": 0.2 * torch.randn(64, 3, 3, 3),
@@ -65,6 +110,11 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of two blocks and eight features, called ``tiny``."""
+    from networks import lively_generator
+
+    from srtrt.networks.checkpoint import generator_state, make_spec, save_checkpoint
+    from srtrt.networks.generator import GeneratorConfig
+
     net = lively_generator(GeneratorConfig(blocks=2, features=8))
     state = generator_state(net)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"

@@ -1,28 +1,7 @@
-"""Helpers that more than one test file needs."""
+"""What more than one test file needs to know."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from srtrt.networks.generator import Generator, GeneratorConfig
-from srtrt.networks.initialise import initialise_as_interpolation
-
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def lively_generator(config: GeneratorConfig, seed: int = 0) -> Generator:
-    """A generator in eval mode whose every weight and statistic matters to its output."""
-    torch.manual_seed(seed)
-    net = Generator(config)
-    initialise_as_interpolation(net)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-        for name, buffer in net.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.1 * torch.randn_like(buffer))
-            elif name.endswith("running_var"):
-                buffer.copy_(0.5 + torch.rand_like(buffer))
-    return net.eval()

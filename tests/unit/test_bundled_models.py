@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import srtrt
-from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.runtime.models import bundled_models, find_model, weights_folder
 
 LEVELS = (0, 64, 128, 192, 255)
@@ -24,6 +23,8 @@ def test_bundled_models_are_small() -> None:
 
 @pytest.mark.parametrize("name", bundled_models())
 def test_graph_checkpoint_and_card_belong_together(name: str) -> None:
+    from srtrt.networks.checkpoint import load_checkpoint
+
     model = find_model(name)
     assert model.checkpoint_path is not None
     _, spec = load_checkpoint(model.checkpoint_path)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import lively_generator
 from safetensors.torch import save_file
-from support import lively_generator
 
 from srtrt.errors import InputError, ModelError, OutputError
 from srtrt.networks.checkpoint import (

@@ -15,7 +15,6 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import srtrt
-from srtrt.benchmarks.bundle import save_narrow
 from srtrt.benchmarks.tables import table
 from srtrt.cli import main
 from srtrt.errors import BackendError, ModelError
@@ -116,6 +115,8 @@ def test_without_an_int8_graph_the_export_line_is_named(tiny_graphs: dict[str, P
 
 @pytest.mark.parametrize("name", bundled_models())
 def test_bundled_graphs_are_stored_narrow_and_loaded_wide(name: str, tmp_path: Path) -> None:
+    from srtrt.benchmarks.bundle import save_narrow
+
     model = find_model(name)
     assert model.graph_path is not None
     assert model.checkpoint_path is not None

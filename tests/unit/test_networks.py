@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
-from support import lively_generator
+from networks import lively_generator
 
 from srtrt.errors import InputError, ModelError
 from srtrt.networks.checkpoint import parameter_counts

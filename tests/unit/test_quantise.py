@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from networks import lively_generator
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
-from support import lively_generator
 
 from srtrt.errors import InputError, ModelError
 from srtrt.export.calibration import calibration_crops, run_network

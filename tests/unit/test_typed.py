@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from networks import lively_generator
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from support import lively_generator
 
 from srtrt.errors import ModelError, ParityError
 from srtrt.export.api import export_model
