@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, MissingPackageError
+from srtrt.errors import BackendError, MissingPackageError, install_hint
 from srtrt.files import cache_folder
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda.device import Stream
@@ -108,7 +108,7 @@ class OnnxRuntimeBackend(Backend):
             return Capability(device="cuda:0", precisions=("fp16", "fp32"), reason=reason)
         reason = (
             f"{version} has no {cls.gpu_provider}; on an NVIDIA GPU replace it: "
-            "pip uninstall onnxruntime, then pip install 'srtrt[gpu]'"
+            f"pip uninstall onnxruntime, then {install_hint('gpu')}"
         )
         return Capability(device="cuda:0", precisions=(), reason=reason)
 

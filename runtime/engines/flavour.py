@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from srtrt.errors import BackendError, MissingPackageError, UsageError
+from srtrt.errors import BackendError, MissingPackageError, UsageError, install_hint
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.stored import discard, locked, read_blob, write_blob
 
@@ -120,7 +120,7 @@ class Flavour:
         return (
             f"{self.label} {trt.__version__} does not serve {gpu.name} (compute capability "
             f"{gpu.compute_capability}; expected {expected}); "
-            f"try the other: pip install 'srtrt[{other.extra}]'"
+            f"try the other: {install_hint(other.extra)}"
         )
 
     def is_portable(self, compute_capabilities: Sequence[str]) -> bool:

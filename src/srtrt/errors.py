@@ -5,6 +5,7 @@
     SrtrtError
     ├── UsageError              a wrong combination of options (exit status 2)
     ├── MissingPackageError     an optional package is not installed; names the pip line
+    ├── BrokenPackageError      an installed package does not do what srtrt needs of it
     ├── InputError              an input file is missing, not what it should be, or damaged
     │   └── TruncatedInputError     it broke in the middle; says how many frames were good
     ├── OutputError             an output cannot be written
@@ -18,6 +19,14 @@ A message says what was wrong (the value), what was expected, and what to do.
 """
 
 from __future__ import annotations
+
+
+def install_hint(extra: str) -> str:
+    """How to install srtrt with one of its extras; it is on no package index."""
+    return (
+        f"pip install '.[{extra}]' in a clone of srtrt, "
+        f'or pip install "srtrt[{extra}] @ git+URL-OF-ITS-REPOSITORY"'
+    )
 
 
 class SrtrtError(Exception):
@@ -39,8 +48,12 @@ class MissingPackageError(SrtrtError):
         """Names ``package``, what it is needed for, and the pip line of ``extra``."""
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. "
-            f"Install it with: pip install 'srtrt[{extra}]'"
+            f"Install it with: {install_hint(extra)}."
         )
+
+
+class BrokenPackageError(SrtrtError):
+    """An installed package cannot be imported, or does not do what srtrt needs of it."""
 
 
 class InputError(SrtrtError):

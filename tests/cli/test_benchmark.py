@@ -332,7 +332,7 @@ def test_int8_of_a_model_without_such_a_graph(photos: Path, tiny_checkpoint: Pat
 
 def test_every_precision_on_every_engine(photos: Path, tmp_path: Path) -> None:
     pytest.importorskip(
-        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install '.[rtx]'"
     )
     out = tmp_path / "precisions.json"
     done = benchmark(

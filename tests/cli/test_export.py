@@ -183,7 +183,7 @@ def test_a_graph_or_a_text_is_no_checkpoint(tiny_graphs: dict[str, Path], tmp_pa
 
 def test_export_builds_engines_for_each_shape(tiny_checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip(
-        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install '.[rtx]'"
     )
     arguments = [
         tiny_checkpoint, "-o", tmp_path, "--format", "tensorrt-rtx", "--precision", "fp16",
@@ -211,7 +211,7 @@ def test_engines_of_other_precisions(
     precision: str, name: str, tiny_checkpoint: Path, photographs: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip(
-        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install '.[rtx]'"
     )
     result = export(
         tiny_checkpoint, "-o", tmp_path, "--format", "tensorrt-rtx", "--precision", precision,

@@ -14,7 +14,7 @@ from srtrt.runtime.engines.key import EngineKey
 @pytest.fixture(scope="session", autouse=True)
 def builder_is_installed() -> None:
     pytest.importorskip(
-        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install 'srtrt[rtx]'"
+        "tensorrt_rtx", reason="needs tensorrt-rtx to build engines: pip install '.[rtx]'"
     )
 
 

@@ -264,7 +264,7 @@ def test_rtx_keeps_no_timings(rgb: bytes, tmp_path: Path) -> None:
 
 def test_a_missing_or_old_package_is_answered_with_the_pip_line(rgb: bytes) -> None:
     absent = replace(FLAVOURS["tensorrt"], module="no_such_tensorrt")
-    with pytest.raises(MissingPackageError, match=r"pip install 'srtrt\[tensorrt\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install '\.\[tensorrt\]'"):
         build_engine(rgb, SMALL, flavour=absent)
     with pytest.raises(BackendError, match=r"too old; expected 99.1 or later: pip install -U"):
         build_engine(rgb, SMALL, flavour=replace(RTX, oldest=(99, 1)))

@@ -283,7 +283,7 @@ def test_without_a_gpu_it_says_what_to_do() -> None:
 
 def test_what_is_missing_is_named(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, rtx = TensorRtBackend.capabilities()
-    assert "pip install 'srtrt[tensorrt]'" in plain.reason
+    assert "pip install '.[tensorrt]'" in plain.reason
     assert rtx.usable
     assert rtx.precisions == ("fp16", "bf16", "fp32", "int8", "fp8")
     assert "on NVIDIA Test" in rtx.reason
@@ -303,11 +303,11 @@ def test_a_gpu_that_is_not_served_is_named(
     assert rtx.usable == serves
     if not serves:
         assert f"does not serve NVIDIA Other (compute capability {capability}" in rtx.reason
-        assert "try the other: pip install 'srtrt[tensorrt]'" in rtx.reason
+        assert "try the other: pip install '.[tensorrt]'" in rtx.reason
     else:
         assert rtx.precisions == ("fp16", "fp32", "int8")
 
 
 def test_an_explicit_flavour_that_is_missing_is_an_error(opened: Open) -> None:
-    with pytest.raises(BackendError, match=r"no engine can run here: .*'srtrt\[tensorrt\]'"):
+    with pytest.raises(BackendError, match=r"no engine can run here: .*'\.\[tensorrt\]'"):
         opened(flavour="tensorrt")

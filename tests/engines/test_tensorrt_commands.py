@@ -148,7 +148,7 @@ def test_tune_wants_one_size(shape: str, standin: StandIn, model: Path) -> None:
 
 def test_doctor_explains_what_tensorrt_lacks(standin: StandIn) -> None:
     text = run("doctor").output
-    assert "pip install 'srtrt[tensorrt]'" in text
+    assert "pip install '.[tensorrt]'" in text
     assert "yes tensorrt on cuda:0 [fp16, bf16, fp32, int8, fp8]: TensorRT-RTX" in text
 
 

@@ -139,7 +139,7 @@ def test_auto_falls_to_onnxruntime_where_openvino_is_absent(
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     choice = choose(device="cpu")
     assert (choice.backend, choice.precision) == ("onnxruntime", "fp32")
-    assert "pip install 'srtrt[cpu]'" in choice.reasoning
+    assert "pip install '.[cpu]'" in choice.reasoning
     assert not OpenVinoBackend.capabilities()[0].usable
 
 
@@ -151,7 +151,7 @@ def test_an_explicit_wish_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UsageError, match="device 'tpu'"):
         choose(device="tpu")
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(BackendError, match=r"pip install 'srtrt\[cpu\]'"):
+    with pytest.raises(BackendError, match=r"pip install '\.\[cpu\]'"):
         choose("openvino")
 
 

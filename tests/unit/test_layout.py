@@ -10,6 +10,7 @@ import pytest
 from support import REPOSITORY
 
 import srtrt
+from srtrt.errors import MissingPackageError
 
 FOLDERS = {
     "srtrt": "src/srtrt",
@@ -104,3 +105,20 @@ def test_public_names_exist() -> None:
         assert getattr(srtrt, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         srtrt.nothing  # noqa: B018
+
+
+def test_install_hints_name_what_can_be_installed() -> None:
+    """srtrt is on no package index, so no line may name it there; extras named must exist."""
+    pyproject = (REPOSITORY / "pyproject.toml").read_text()
+    extras = set(re.findall(r"^(\w+) = \[", pyproject.split("optional-dependencies]")[1], re.M))
+    assert str(MissingPackageError("torch", "train", "training")).endswith(
+        "pip install '.[train]' in a clone of srtrt, "
+        'or pip install "srtrt[train] @ git+URL-OF-ITS-REPOSITORY".'
+    )
+    texts = [p.read_text() for p in (*sources(), REPOSITORY / "README.md")]
+    for text in texts:
+        lines = re.findall(r"pip install .*srtrt\[[^\]]+\].*", text)
+        assert all("] @ git+" in line for line in lines)
+        named = re.findall(r"MissingPackageError\([^)]*?, \"(\w+)\"", text)
+        named += re.findall(r"install_hint\([\"'](\w+)", text)
+        assert set(named) <= extras

@@ -331,5 +331,5 @@ def test_a_missing_package_is_named(
         if name.startswith(("torch.utils.tensorboard", f"{package}.")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingPackageError, match=rf"'{package}'.*srtrt\[train\]"):
+    with pytest.raises(MissingPackageError, match=rf"'{package}'.*'\.\[train\]'"):
         RunView(tmp_path)

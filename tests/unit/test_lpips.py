@@ -116,7 +116,7 @@ def test_without_h5py_the_pip_line_is_named(
     for name in (NETWORK_FILE, WEIGHTS_FILE):
         (tmp_path / name).touch()
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'srtrt\[dev\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install '\.\[dev\]'"):
         Lpips(tmp_path)
 
 
