@@ -20,6 +20,8 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
+from srtrt.runtime.video.pyav import METADATA, chapters, fraction, seconds
+
 MILLISECOND = Fraction(1, 1000)
 
 
@@ -52,7 +54,7 @@ class Facts:
 
 def read_facts(path: Path, max_frames: int | None = None) -> Facts:
     """Decodes the chosen video stream and reads all packets of audio and subtitles."""
-    with av.open(f"file:{path.absolute()}", metadata_errors="replace") as container:
+    with av.open(f"file:{path.absolute()}", **METADATA) as container:
         films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         video = next((s for s in films if s.disposition & Disposition.default), films[0])
         frames: list[av.VideoFrame] = []
@@ -70,7 +72,8 @@ def read_facts(path: Path, max_frames: int | None = None) -> Facts:
                 for frame in frames[: max_frames - len(times) if max_frames else None]:
                     first = first or frame
                     pts = len(times) if frame.pts is None else frame.pts
-                    base = 1 / video.average_rate if frame.pts is None else video.time_base
+                    given = video.time_base if frame.pts is not None else None
+                    base = fraction(given) or 1 / fraction(video.average_rate)
                     times.append(pts * base)
                     end = (pts + frame.duration) * base
             elif packet.stream.index in names and packet.size:
@@ -80,7 +83,7 @@ def read_facts(path: Path, max_frames: int | None = None) -> Facts:
                     hidden[name] = hidden.get(name, 0) + 1
                 digest = hashlib.sha256(bytes(packet)).hexdigest()[:16]
                 copied.setdefault(names[packet.stream.index], []).append(
-                    (ticks * packet.time_base, digest)
+                    (seconds(ticks, packet.time_base), digest)
                 )
         assert first is not None
         return Facts(
@@ -91,15 +94,15 @@ def read_facts(path: Path, max_frames: int | None = None) -> Facts:
             hidden=hidden,
             tags=(first.colorspace, first.color_range, first.color_primaries, first.color_trc),
             matrix=_matrix(first),
-            aspect=video.sample_aspect_ratio or Fraction(1),
-            chapters=[_chapter(c) for c in container.chapters()],
+            aspect=fraction(video.sample_aspect_ratio) or Fraction(1),
+            chapters=[_chapter(c) for c in chapters(container)],
             metadata={k.lower(): v for k, v in container.metadata.items()},
             languages=[
                 (s.type, s.language if s.language != "und" else None, int(s.disposition))
                 for s in container.streams
                 if s.index in names
             ],
-            rate=video.average_rate,
+            rate=fraction(video.average_rate),
         )
 
 
@@ -205,10 +208,8 @@ def _same_matrix(a: tuple[int, ...] | None, b: tuple[int, ...] | None, *, matros
 
 
 def _matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    for data in frame.side_data:
-        if data.type is SideData.DISPLAYMATRIX:
-            return tuple(int(v) for v in np.frombuffer(bytes(data), "<i4"))
-    return None
+    data: Any = frame.side_data.get(SideData.DISPLAYMATRIX)
+    return None if data is None else tuple(int(v) for v in np.frombuffer(bytes(data), "<i4"))
 
 
 def _chapter(chapter: Any) -> tuple[Fraction, Fraction, str]:

@@ -12,6 +12,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from srtrt.runtime.video.pyav import METADATA
+
 VFR = (0, 3003, 6007, 12000, 12350, 21021, 30030, 30900)
 """Timestamps, in 1/90000 s, of a clip whose frames come at uneven times."""
 
@@ -80,6 +82,7 @@ def make_clip(
     cover: bool = False,
     font: bool = False,
     chapters: bool = False,
+    chapter_titles: tuple[str, str] = ("Opening", "End"),
     metadata: Mapping[str, str] | None = None,
     pictures: Sequence[NDArray[np.uint8]] | None = None,
 ) -> Path:
@@ -102,12 +105,13 @@ def make_clip(
         cover: whether there is cover art (MP4 only).
         font: whether there is an attached font (Matroska only).
         chapters: whether there are two chapters.
+        chapter_titles: theirs.
         metadata: of the file.
         pictures: RGB pictures to show instead of :func:`picture`.
     """
     container_options = {"avoid_negative_ts": "disabled"} if path.suffix != ".mp4" else {}
     container_options["movie_timescale"] = str(time_base.denominator)
-    with av.open(str(path), "w", container_options=container_options) as output:
+    with av.open(str(path), "w", container_options=container_options, **METADATA) as output:
         output.metadata.update(metadata or {})
         rate = max(1, round(1 / (time_base * max(1, pts[-1] // max(1, len(pts) - 1)))))
         stream = output.add_stream(codec, rate=rate, time_base=time_base)
@@ -125,7 +129,7 @@ def make_clip(
             context.color_primaries, context.color_trc = colour[2:]
         extras = _add_extras(output, path, audio, subtitles=subtitles, cover=cover, font=font)
         if chapters:
-            output.set_chapters(_chapters())
+            output.set_chapters(_chapters(chapter_titles))
         output.start_encoding()
         _write_extras(output, extras, audio_seconds)
         for index, ticks in enumerate(pts):
@@ -196,11 +200,11 @@ def _write_extras(output: Any, extras: dict[str, Any], audio_seconds: float) -> 
         output.mux(sound.encode(None))
 
 
-def _chapters() -> Any:
-    base = Fraction(1, 1000)
+def _chapters(titles: tuple[str, str]) -> Any:
+    base, (first, second) = Fraction(1, 1000), titles
     return [
-        {"id": 1, "start": 0, "end": 150, "time_base": base, "metadata": {"title": "Opening"}},
-        {"id": 2, "start": 150, "end": 340, "time_base": base, "metadata": {"title": "End"}},
+        {"id": 1, "start": 0, "end": 150, "time_base": base, "metadata": {"title": first}},
+        {"id": 2, "start": 150, "end": 340, "time_base": base, "metadata": {"title": second}},
     ]
 
 

@@ -16,7 +16,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from srtrt.errors import InputError
-from srtrt.runtime.video import sniff
+from srtrt.runtime.video import pyav, sniff
 
 FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,dv,mxf,yuv4mpegpipe,ivf,h264,hevc,av1,"
@@ -33,16 +33,18 @@ def open_container(path: Path) -> InputContainer:
 
     Raises:
         InputError: if it is not a video file.
+        BrokenPackageError: if PyAV does not work.
     """
+    pyav.require()
     sniff.check_plain_file(path)
     sniff.check_not_a_script(path)
     try:
         # The absolute path behind "file:" keeps names like "http:x.mp4" and "-x.mp4" files.
-        return av.open(
-            f"file:{path.absolute()}", container_options=OPEN_OPTIONS, metadata_errors="replace"
-        )
+        name = f"file:{path.absolute()}"
+        opened: InputContainer = av.open(name, "r", container_options=OPEN_OPTIONS, **pyav.METADATA)
     except (av.FFmpegError, ValueError) as error:
         raise InputError(sniff.unopenable(path)) from error
+    return opened
 
 
 def choose_video(container: InputContainer, path: Path) -> tuple[VideoStream, str | None]:
@@ -76,7 +78,7 @@ def choose_video(container: InputContainer, path: Path) -> tuple[VideoStream, st
 def packet_time(packet: Packet[Any]) -> Fraction | None:
     """When a packet starts, in seconds; None if it does not say."""
     ticks = packet.pts if packet.pts is not None else packet.dts
-    return None if ticks is None else ticks * packet.time_base
+    return None if ticks is None else pyav.seconds(ticks, packet.time_base)
 
 
 def is_flush(packet: Packet[Any]) -> bool:
@@ -86,7 +88,7 @@ def is_flush(packet: Packet[Any]) -> bool:
 
 def plausible_rate(path: Path, stream: VideoStream) -> Fraction:
     """Average frames per second, from the packets' own times where the header's is absurd."""
-    for rate in (stream.average_rate, stream.guessed_rate):
+    for rate in map(pyav.fraction, (stream.average_rate, stream.guessed_rate)):
         if rate is not None and 0 < rate <= 240:
             return rate
     with open_container(path) as container:

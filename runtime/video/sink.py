@@ -21,6 +21,7 @@ from srtrt.runtime.video import streams as stream_plans
 from srtrt.runtime.video.codecs import Container, EncoderPlan, quiet_svt
 from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
 from srtrt.runtime.video.opening import packet_time
+from srtrt.runtime.video.pyav import METADATA, chapters, fraction, seconds
 from srtrt.runtime.video.source import VideoFacts
 
 SCALE = 4
@@ -89,6 +90,7 @@ class VideoSink:
                 "w",
                 format=plan.container.format,
                 container_options=self._muxer_options(source),
+                **METADATA,
             )
         try:
             self._video = self._add_video(video)
@@ -176,7 +178,8 @@ class VideoSink:
         self._held = kept
 
     def _mux_copy(self, packet: Packet[Any]) -> None:
-        ticks = round(self.plan.shift / packet.time_base)
+        time_base = fraction(packet.time_base)
+        ticks = round(self.plan.shift / time_base) if time_base else 0
         if packet.dts is None:
             # Cover art has no time at all; it belongs to the start.
             packet.dts = packet.pts if packet.pts is not None else 0
@@ -243,11 +246,11 @@ class VideoSink:
             if copy.type != "attachment":
                 self._outputs[stream.index] = copy
         self._file.metadata.update(stream_plans.container_metadata(source))
-        chapters = source.chapters()
+        kept: list[Any] = chapters(source)
         if self._chapters_until is not None:
-            chapters = [c for c in chapters if _start(c) < self._chapters_until]
-        if chapters:
-            self._file.set_chapters([self._shifted(c) for c in chapters])
+            kept = [c for c in kept if c["start"] * c["time_base"] < self._chapters_until]
+        if kept:
+            self._file.set_chapters([self._shifted(c) for c in kept])
 
     def _shifted(self, chapter: Any) -> Any:
         ticks = round(self.plan.shift / chapter["time_base"])
@@ -283,7 +286,8 @@ class VideoSink:
         starts = [facts.first_pts * facts.time_base + self.plan.shift]
         for stream in self.plan.streams.copied:
             if stream.start_time and stream.time_base:
-                starts.append(stream.start_time * stream.time_base + self.plan.shift)
+                start = seconds(stream.start_time, stream.time_base)
+                starts.append(start + self.plan.shift)
         scale = math.lcm(1000, *(start.denominator for start in starts))
         return scale if scale <= _MAX_TIMESCALE else facts.time_base.denominator
 
@@ -291,8 +295,3 @@ class VideoSink:
 def _enlarged(matrix: tuple[int, ...]) -> tuple[int, ...]:
     """A display matrix for a picture of 4x the size: its translation is in pixels."""
     return (*matrix[:6], SCALE * matrix[6], SCALE * matrix[7], matrix[8])
-
-
-def _start(chapter: Any) -> Fraction:
-    start: Fraction = chapter["start"] * chapter["time_base"]
-    return start

@@ -16,6 +16,7 @@ from av.bitstream import BitStreamFilterContext
 from srtrt.colour import Siting
 from srtrt.runtime.video.colour_tags import default_siting
 from srtrt.runtime.video.ffmpeg_errors import captured_log
+from srtrt.runtime.video.pyav import METADATA
 
 _LOCATIONS: dict[int, Siting] = {0: "left", 1: "center", 2: "topleft"}
 _FIELD = re.compile(r"chroma_sample_loc_type_(?:top|bottom)_field\b.*= (\d+)")
@@ -35,7 +36,8 @@ def read_siting(path: Path, index: int, codec: str, options: dict[str, str]) -> 
         return default_siting(codec)
     with captured_log(av.logging.INFO) as messages:
         try:
-            with av.open(f"file:{path.absolute()}", container_options=options) as container:
+            name = f"file:{path.absolute()}"
+            with av.open(name, container_options=options, **METADATA) as container:
                 stream = container.streams[index]
                 headers = BitStreamFilterContext("trace_headers", stream)
                 headers.filter(next(container.demux(stream)))

@@ -13,7 +13,7 @@ from av.packet import Packet
 from av.stream import Discard
 
 from srtrt.errors import InputError, TruncatedInputError
-from srtrt.runtime.video import sniff
+from srtrt.runtime.video import pyav, sniff
 from srtrt.runtime.video.colour_tags import ColourTags, StreamColour, resolve_colour
 from srtrt.runtime.video.opening import (
     OPEN_OPTIONS,
@@ -90,7 +90,7 @@ class VideoSource:
             InputError: if it is no video, or no frame of it can be decoded.
         """
         self.path = path
-        self.notes: list[str] = []
+        self.notes: list[str] = [note] if (note := pyav.require()) else []
         self.damage: str | None = None
         self.good_frames = 0
         self.end: Fraction | None = None
@@ -202,7 +202,7 @@ class VideoSource:
         frame = self._buffered[-1].frame
         assert frame is not None
         stream, context = self.stream, self.stream.codec_context
-        time_base = stream.time_base or Fraction(1, 1000)
+        time_base = pyav.fraction(stream.time_base) or Fraction(1, 1000)
         rate = plausible_rate(self.path, stream)
         codec = context.codec.canonical_name
         is_rgb = frame.format.is_rgb or frame.format.has_palette
@@ -228,7 +228,7 @@ class VideoSource:
             pix_fmt=frame.format.name,
             time_base=time_base,
             rate=rate,
-            sample_aspect_ratio=stream.sample_aspect_ratio or None,
+            sample_aspect_ratio=pyav.fraction(stream.sample_aspect_ratio),
             display_matrix=display_matrix(frame),
             colour=colour,
             first_pts=frame.pts or 0,

@@ -12,6 +12,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import AttachmentStream, Stream
 
 from srtrt.runtime.video.opening import is_attached_picture
+from srtrt.runtime.video.pyav import METADATA, readable
 
 STATISTICS = ("BPS", "DURATION", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES", "_STATISTICS_", "ENCODER")
 """Prefixes of Matroska tags that describe the old bytes, not the film."""
@@ -78,7 +79,7 @@ def accepts(stream: Stream, muxer: str) -> bool:
         return muxer in ("matroska", "mp4")
     if stream.type == "attachment":
         return muxer == "matroska"
-    output = av.open(io.BytesIO(), "w", format=muxer)
+    output = av.open(io.BytesIO(), "w", format=muxer, **METADATA)
     try:
         add_copy(output, stream)
         output.start_encoding()
@@ -102,11 +103,10 @@ def add_copy(output: OutputContainer, stream: Stream, picture: bytes | None = No
         ValueError, av.FFmpegError: if the container does not take it.
     """
     if isinstance(stream, AttachmentStream):
-        return output.add_attachment(
-            stream.name or "attachment",
-            stream.mimetype or "application/octet-stream",
-            stream.data,
-        )
+        name, kind = stream.name or "attachment", stream.mimetype or "application/octet-stream"
+        copy: Stream = output.add_attachment(readable(name), readable(kind), stream.data)
+        copy.metadata["filename"] = name
+        return copy
     if picture is not None:
         codec = stream.codec_context.codec.canonical_name
         suffix, mime = ("png", "image/png") if codec == "png" else ("jpg", "image/jpeg")
@@ -134,7 +134,8 @@ def container_metadata(source: InputContainer) -> dict[str, str]:
 def describe(stream: Stream) -> str:
     """Such as ``audio pcm_s16le, eng``."""
     words = f"{stream.type} {name_of(stream)}"
-    return f"{words}, {stream.language}" if stream.language not in (None, "und") else words
+    language = stream.language
+    return words if language in (None, "und") else f"{words}, {readable(language)}"
 
 
 def name_of(stream: Stream) -> str:

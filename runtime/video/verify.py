@@ -11,16 +11,20 @@ import av
 
 from srtrt.errors import OutputError
 from srtrt.runtime.video.opening import OPEN_OPTIONS
+from srtrt.runtime.video.pyav import METADATA, seconds
 
 _MATROSKA_TICK = Fraction(1, 1000)
 
 
 def video_times(path: Path) -> list[Fraction]:
     """Presentation times in seconds of all video packets of a file, sorted; nothing is decoded."""
-    with av.open(f"file:{path.absolute()}", container_options=OPEN_OPTIONS) as container:
+    name = f"file:{path.absolute()}"
+    with av.open(name, container_options=OPEN_OPTIONS, **METADATA) as container:
         stream = next(s for s in container.streams.video if s.codec_context is not None)
         return sorted(
-            p.pts * p.time_base for p in container.demux(stream) if p.size and p.pts is not None
+            seconds(packet.pts, packet.time_base)
+            for packet in container.demux(stream)
+            if packet.size and packet.pts is not None
         )
 
 

@@ -1,0 +1,126 @@
+"""The packages srtrt stands on: which versions it was tried with, and what is wrong with one.
+
+The versions are those that srtrt's own metadata asks for, so pyproject.toml alone says them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import metadata
+
+from srtrt.errors import BrokenPackageError
+
+_OWNERS_OF_CV2 = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+_DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
+"""Module to distribution, where the names differ."""
+
+
+@functools.cache
+def requirements() -> dict[str, str]:
+    """Distribution to the versions srtrt was tried with, such as ``>=17,<20``."""
+    try:
+        lines = metadata.requires("srtrt") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    found = {}
+    for line in lines:
+        match = re.match(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*\(?([<>=!~][^;)]*)?", line)
+        if match:
+            bounds = sorted((match[2] or "").replace(" ", "").split(","), reverse=True)
+            found[_normal(match[1])] = ",".join(filter(None, bounds))
+    return found
+
+
+def installed(distribution: str) -> str | None:
+    """Version of an installed distribution; None if there is none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def untried(distribution: str) -> str | None:
+    """A sentence if the installed version is outside of what srtrt was tried with, else None."""
+    version = installed(distribution)
+    wanted = requirements().get(_normal(distribution), "")
+    if version is None or _within(version, wanted):
+        return None
+    return (
+        f"{distribution} {version} has not been tried with srtrt (expected {wanted}); "
+        f"if something fails: {reinstall(distribution)}."
+    )
+
+
+def reinstall(distribution: str) -> str:
+    """The pip line that brings a version srtrt was tried with."""
+    wanted = requirements().get(_normal(distribution), "")
+    return f"pip install --force-reinstall '{distribution}{wanted}'"
+
+
+def broken(distribution: str, error: BaseException) -> BrokenPackageError:
+    """What to raise when an installed package does not work."""
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    if distribution in _OWNERS_OF_CV2:
+        advice = _advice_on_cv2(text)
+    else:
+        advice = f"Install it again with: {reinstall(distribution)}."
+    version = installed(distribution)
+    name = f"{distribution} {version}" if version else f"{distribution} (not installed)"
+    wanted = requirements().get(_normal(distribution), "")
+    expected = f"; srtrt was tried with {wanted}" if wanted else ""
+    return BrokenPackageError(f"The package {name} does not work: {text}{expected}. {advice}")
+
+
+def broken_import(error: ImportError) -> BrokenPackageError:
+    """What to raise when a package that srtrt always needs cannot be imported."""
+    module = (error.name or "").partition(".")[0]
+    return broken(_DISTRIBUTIONS.get(module, module or "unknown"), error)
+
+
+def owners_of_cv2() -> list[str]:
+    """Installed distributions that each bring the module ``cv2`` into the same folder."""
+    return [name for name in _OWNERS_OF_CV2 if installed(name)]
+
+
+def _advice_on_cv2(problem: str) -> str:
+    owners = owners_of_cv2()
+    install = f"pip install 'opencv-python-headless{requirements().get(_OWNERS_OF_CV2[1], '')}'"
+    if len(owners) > 1:
+        return (
+            f"{' and '.join(owners)} all own the module cv2 and overwrite each other's files: "
+            f"pip uninstall {' '.join(owners)}, then {install}."
+        )
+    if "libGL" in problem or "libgthread" in problem:
+        return (
+            f"{owners[0] if owners else 'opencv-python'} needs a desktop's libraries; the headless "
+            f"package needs none: pip uninstall {' '.join(owners)}, then {install}."
+        )
+    return f"Install it again with: {reinstall(_OWNERS_OF_CV2[1])}."
+
+
+def _within(version: str, bounds: str) -> bool:
+    """Whether a version meets bounds of the kinds ``>=`` and ``<``, by its numbers alone."""
+    for bound in filter(None, bounds.split(",")):
+        sign, limit = re.match(r"([<>=!~]+)(.*)", bound).groups()  # type: ignore[union-attr]
+        if sign == ">=" and _numbers(version) < _numbers(limit):
+            return False
+        if sign == "<" and _numbers(version) >= _numbers(limit):
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    numbers = [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
