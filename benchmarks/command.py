@@ -176,6 +176,56 @@ def compressed(
 
 
 @benchmark.command()
+@_MODELS
+@click.option("--data", default=None, metavar="DIR", help="HR pictures, made into panning clips.")
+@click.option("--clip", "clips", multiple=True, metavar="VIDEO", help="Its frames are the HR ones.")
+@click.option("--pictures", default=None, type=click.IntRange(1), help="Use so many of DIR.")
+@click.option("--frames", default=48, show_default=True, type=click.IntRange(1), help="Of a clip.")
+@click.option("--every", default=6, show_default=True, type=click.IntRange(1), help="Measure few.")
+@click.option(
+    "--hr-width", default=720, show_default=True, type=click.IntRange(64), help="At most."
+)
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    default=("libx264:16,20,23,26,28,30,34",),
+    show_default=True,
+    metavar="NAME:CRF,CRF...",
+    help="Encoder and its quality factors; may be repeated.",
+)
+@click.option("--engine", default=None, help="By default openvino-fp32, or torch-fp32 without it.")
+@_OUT
+def rates(
+    models: tuple[str, ...],
+    data: str | None,
+    clips: tuple[str, ...],
+    encoders: tuple[str, ...],
+    out: str | None,
+    **options: Any,
+) -> None:
+    """PSNR and VMAF on LR video at many bit rates: where which model wins."""
+    from srtrt.benchmarks.rates import measure_rates
+
+    codecs: dict[str, list[int]] = {}
+    for text in encoders:
+        name, _, factors = text.partition(":")
+        if not factors or not all(part.isdigit() for part in factors.split(",")):
+            raise UsageError(f"--encoder {text!r}: expected NAME:CRF,CRF, such as libx264:20,28.")
+        codecs[name] = [int(part) for part in factors.split(",")]
+    result = measure_rates(
+        models,
+        pictures=None if data is None else Path(data),
+        clips=[Path(clip) for clip in clips],
+        codecs=codecs,
+        limit=options.pop("pictures"),
+        on_row=_progress,
+        **options,
+    )
+    _show("rates", result, out)
+
+
+@benchmark.command()
 @_MODEL
 @click.option("--data", required=True, metavar="DIR", help="HR pictures; LR is made from them.")
 @click.option(

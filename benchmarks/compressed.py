@@ -16,10 +16,19 @@ from srtrt.datasets import list_images, read_rgb8
 from srtrt.errors import InputError, UsageError
 from srtrt.metrics import mod_crop, psnr_y, ssim_y
 from srtrt.resample import resize_bicubic
+from srtrt.runtime.video.codecs import quiet_svt
 
 SCALE = 4
 FRAME_RATE = 25
 PRESET = "medium"
+
+ENCODERS: dict[str, dict[str, str]] = {
+    "libx264": {"preset": PRESET},
+    "libx265": {"preset": PRESET, "x265-params": "log-level=error"},
+    "libsvtav1": {"preset": "8"},
+    "libvpx-vp9": {"b": "0", "deadline": "good", "cpu-used": "4"},
+}
+"""FFmpeg's name of an encoder, and its options beside the quality."""
 
 _MULTIPLE = 2 * SCALE
 """HR sides are multiples of this, so that LR has the even sides yuv420p needs."""
@@ -96,23 +105,28 @@ def read_clip(path: Path, frames: int) -> list[Picture]:
     return pictures
 
 
-def through_x264(frames: Sequence[Picture], crf: int) -> tuple[list[Picture], int]:
-    """Encodes frames with libx264 as yuv420p and decodes them again.
+def through_encoder(
+    frames: Sequence[Picture], crf: int, encoder: str = "libx264"
+) -> tuple[list[Picture], int]:
+    """Encodes frames as yuv420p and decodes them again.
 
     Args:
         frames: uint8 RGB ``[H, W, 3]`` of one even size.
-        crf: constant rate factor, 0..51.
+        crf: constant rate factor in the encoder's own scale.
+        encoder: a key of :data:`ENCODERS`.
 
     Returns:
         The decoded frames, in order, and the size of the stream in bytes. The colours go through
         BT.601 in limited range both ways.
     """
     file, size = io.BytesIO(), 0
+    if encoder == "libsvtav1":
+        quiet_svt()
     with av.open(file, "w", format="matroska") as output:
-        stream = output.add_stream("libx264", rate=FRAME_RATE)
+        stream = output.add_stream(encoder, rate=FRAME_RATE)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "preset": PRESET}
+        stream.options = {"crf": str(crf), **ENCODERS[encoder]}
         for picture in (*frames, None):
             for packet in stream.encode(None if picture is None else _yuv(picture)):
                 size += packet.size
@@ -178,7 +192,7 @@ def measure_compressed(
     with open_upscalers(models, engine, fast=True) as (upscalers, head):
         sources = {}
         if pictures is not None:
-            loaders = _panned(_spread(list_images([pictures]), limit), frames)
+            loaders = _panned(spread(list_images([pictures]), limit), frames)
             sources["panned pictures"] = _measure(loaders, upscalers, crf, on_clip)
         if clips:
             real = [(path.name, _clip_loader(path, frames)) for path in clips]
@@ -190,7 +204,7 @@ def measure_compressed(
 _Loader = Callable[[], list[Picture]]
 
 
-def _spread(paths: Sequence[Path], limit: int | None) -> list[Path]:
+def spread(paths: Sequence[Path], limit: int | None) -> list[Path]:
     """``limit`` of the paths at even distances."""
     if limit is None or limit >= len(paths):
         return list(paths)
@@ -200,12 +214,13 @@ def _spread(paths: Sequence[Path], limit: int | None) -> list[Path]:
 def _panned(paths: Sequence[Path], frames: int) -> list[tuple[str, _Loader]]:
     """Every picture moves in another way, so that all fractions of LR pixels occur."""
     return [
-        (path.name, _pan_loader(path, frames, (_turn(2 * i), _turn(i))))
+        (path.name, _pan_loader(path, frames, (turn(2 * i), turn(i))))
         for i, path in enumerate(paths)
     ]
 
 
-def _turn(index: int) -> int:
+def turn(index: int) -> int:
+    """HR pixels per frame, a different number for each of the first few indices."""
     return _STEPS[index % len(_STEPS)]
 
 
@@ -237,7 +252,7 @@ def _measure(
         hr = load()
         height, width = (size // SCALE for size in hr[0].shape[:2])
         lr = [resize_bicubic(frame, height, width) for frame in hr]
-        decoded, size = through_x264(lr, crf)
+        decoded, size = through_encoder(lr, crf)
         for kind, low in (("compressed", decoded), ("uncompressed", lr)):
             for name, upscale in upscalers.items():
                 totals[kind][name].append(_clip_figures(low, hr, upscale))
