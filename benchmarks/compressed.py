@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.stream import VideoStream
 
 from srtrt.benchmarks.quality import Picture, Upscale, mean_figures, open_upscalers
 from srtrt.datasets import list_images, read_rgb8
@@ -124,6 +125,7 @@ def through_encoder(
         quiet_svt()
     with av.open(file, "w", format="matroska") as output:
         stream = output.add_stream(encoder, rate=FRAME_RATE)
+        assert isinstance(stream, VideoStream)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(crf), **ENCODERS[encoder]}

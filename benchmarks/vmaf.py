@@ -42,7 +42,8 @@ def vmaf(frames: Sequence[NDArray[np.uint8]], truth: Sequence[NDArray[np.uint8]]
             path.write_bytes(b"".join(_luma(p).tobytes() for p in pictures))
             inputs += [*raw, "-i", str(path)]
         log = Path(folder, "log.json")
-        graph = f"[0:v]format=yuv420p[a];[1:v]format=yuv420p[b];[a][b]libvmaf=log_fmt=json:log_path={log}"
+        planes = "[0:v]format=yuv420p[a];[1:v]format=yuv420p[b]"
+        graph = f"{planes};[a][b]libvmaf=log_fmt=json:log_path={log}"
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *inputs]
         command += ["-lavfi", graph, "-f", "null", "-"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=600)

@@ -40,7 +40,8 @@ class _Terminal(ImageWatcher):
 
     def opened(self, session: Session) -> None:
         self.session = session
-        self._say(session.description)
+        self._say(f"model: {session.model}")
+        self._say(f"engine: {session.reason}")
         self._tell_notes()
 
     def started(self, source: Path) -> None:
@@ -67,7 +68,7 @@ class _Terminal(ImageWatcher):
     def _tell_notes(self) -> None:
         notes = self.session.notes if self.session is not None else []
         for note in notes[self.notes_told :]:
-            self._say(note)
+            self._say(f"note: {note}")
         self.notes_told = len(notes)
 
     def _say(self, sentence: str) -> None:
@@ -91,6 +92,7 @@ def _report(results: list[ImageResult], session: Session | None) -> dict[str, An
     """The content of ``--json``; sizes are width and height in pixels."""
     return {
         "engine": None if session is None else session.description,
+        "engine_reason": None if session is None else session.reason,
         "notes": [] if session is None else session.notes,
         "images": [
             {

@@ -26,10 +26,15 @@ class Choice:
     backend: str
     device: str
     precision: Precision
-    reason: str
-    """What is used and why, in one short sentence for the user."""
+    why: str
+    """Why this, in few words for the user."""
     reasoning: str
     """The same with versions, and with what is not used and why."""
+
+    @property
+    def reason(self) -> str:
+        """What is used and why, in one short sentence for the user."""
+        return f"{self.backend} {self.precision} on {self.device}: {self.why}."
 
 
 def survey() -> Iterator[tuple[str, Capability]]:
@@ -66,12 +71,11 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
             reasoning = f"{name} on {place} in {chosen}: {capability.reason}."
             if refusals:
                 reasoning += " Not used: " + "; ".join(refusals) + "."
-            why = _why(capability, backend, precision)
             return Choice(
                 backend=name,
                 device=place,
                 precision=chosen,  # type: ignore[arg-type]
-                reason=f"{name} {chosen} on {place}: {why}.",
+                why=_why(capability, backend, precision),
                 reasoning=reasoning,
             )
         refusals.append(problem)

@@ -31,8 +31,10 @@ class Session:
 
     Attributes:
         scale: enlargement in each direction.
+        model: name of the model.
         description: model, engine, precision and device in a few words.
-        notes: sentences worth telling the user, such as why a backend was chosen.
+        reason: the engine and why it was chosen, in one short sentence.
+        notes: sentences worth telling the user, such as why an engine was built again.
     """
 
     def __init__(self, backend: Backend, *, radius: int, scale: int, tile: str | int) -> None:
@@ -56,7 +58,9 @@ class Session:
         self._untiled = tile == "none"
         self._max_pixels = max(1, memory_limit(backend.device) // _pixel_bytes(backend))
         self.scale = scale
-        self.description = f"{backend.model.name} on {backend.description}"
+        self.model = backend.model.name
+        self.description = f"{self.model} on {backend.description}"
+        self.reason = f"{backend.description}."
         self.notes = backend.notes
         self._checked = False
 
@@ -64,6 +68,11 @@ class Session:
     def in_flight(self) -> int:
         """How many batches may be submitted before one must be collected."""
         return self._backend.in_flight
+
+    @property
+    def builds_engines(self) -> bool:
+        """Whether :meth:`prepare` may build an engine, which takes minutes."""
+        return self._backend.builds_engines
 
     def prepare(self, width: int, height: int) -> None:
         """Does what must be done before the first picture of a size, such as building an engine.
@@ -281,7 +290,7 @@ def open_session(
     opened.on_build, opened.trust_engine = on_build, trust_engine
     spec = opened.spec
     session = Session(opened, radius=spec.receptive_radius, scale=spec.scale, tile=tile)
-    session.notes.append(f"Backend: {choice.reason}")
+    session.reason = f"{opened.description}: {choice.why}."
     return session
 
 

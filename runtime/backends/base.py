@@ -52,6 +52,8 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    builds_engines: ClassVar[bool] = False
+    """Whether :meth:`prepare` may build an engine, which takes minutes."""
     bytes_per_pixel: ClassVar[int]
     """Peak memory per LR pixel, measured with the 64-feature generator in float32, rounded up."""
 

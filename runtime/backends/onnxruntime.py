@@ -131,6 +131,7 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
     """
 
     name = "onnxruntime-tensorrt"
+    builds_engines = True
     gpu_provider = "TensorrtExecutionProvider"
 
     @classmethod

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, MissingPackageError
 from srtrt.runtime.backends.base import Backend, Capability
+from srtrt.runtime.engines.key import InputSize
+from srtrt.runtime.layouts import form_layouts
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays
 from srtrt.spec import Form, Precision
@@ -67,7 +69,7 @@ class OpenVinoBackend(Backend):
         except RuntimeError as error:
             raise BackendError(f"openvino cannot read {model.name}: {error}") from error
         self._names = [output.get_any_name() for output in self._model.outputs]
-        self._compiled: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], Any] = OrderedDict()
 
     @classmethod
     def capabilities(cls) -> Sequence[Capability]:
@@ -91,6 +93,12 @@ class OpenVinoBackend(Backend):
             )
         ]
 
+    def prepare(self, width: int, height: int) -> None:
+        """See :meth:`Backend.prepare`."""
+        layouts = form_layouts(self.form, InputSize(width=width, height=height))
+        with self._translated():
+            self._request({layout.name: layout.shape for layout in layouts if layout.is_input})
+
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         request = self._request({name: array.shape for name, array in inputs.items()})
         # Shared inputs are read in place; the outputs are copied because the request reuses them.
@@ -98,7 +106,7 @@ class OpenVinoBackend(Backend):
         return {name: np.array(results[name]) for name in self._names}
 
     def _request(self, shapes: dict[str, tuple[int, ...]]) -> Any:
-        key = tuple(shapes.values())
+        key = tuple(sorted(shapes.items()))
         if key in self._compiled:
             self._compiled.move_to_end(key)
             return self._compiled[key]

@@ -62,6 +62,7 @@ class TensorRtBackend(Backend):
     """
 
     name = "tensorrt"
+    builds_engines = True
     bytes_per_pixel = 12_000
     """Estimated from the largest tensors of the network in float32, on two streams."""
 

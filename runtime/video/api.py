@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -11,21 +10,22 @@ from typing import Any, Literal
 import av
 
 from srtrt.errors import InputError, UsageError
+from srtrt.runtime.video.choice import AUTO, asked_for, choose_model
 from srtrt.runtime.video.ffmpeg_errors import reason
-from srtrt.runtime.video.job import VideoJob, VideoOptions, VideoSession
-from srtrt.runtime.video.report import Progress, VideoReport
+from srtrt.runtime.video.job import VideoJob
+from srtrt.runtime.video.network import Networks, SessionFactory, VideoSession
+from srtrt.runtime.video.plan import VideoWatcher
+from srtrt.runtime.video.rate import bits_per_pixel
+from srtrt.runtime.video.report import VideoReport
+from srtrt.runtime.video.setup import VideoOptions, set_up
 from srtrt.runtime.video.source import VideoSource
-from srtrt.weights import DEFAULT_MODEL
-
-SessionFactory = Callable[..., AbstractContextManager[VideoSession]]
-"""Called as :func:`srtrt.runtime.session.open_session` is."""
 
 
 def upscale_video(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str] | None = None,
     *,
-    model: str = DEFAULT_MODEL,
+    model: str = AUTO,
     backend: str = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -39,8 +39,7 @@ def upscale_video(
     max_frames: int | None = None,
     overwrite: bool = False,
     keep_going: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_build: Callable[[float, str], None] | None = None,
+    watcher: VideoWatcher | None = None,
     session_factory: SessionFactory | None = None,
 ) -> VideoReport:
     """Upscales a video 4x in each direction, frame by frame, with everything else kept.
@@ -53,7 +52,8 @@ def upscale_video(
         src: a plain local video file.
         dst: the output; its extension names the container (mp4, m4v, mov, mkv, webm). None is
             ``<stem>_x4<extension>`` beside the source.
-        model: name of a bundled model, or path of an exported one.
+        model: name of a bundled model, or path of an exported one; ``auto`` is the bundled one
+            that fits codec and bit rate of the source (:mod:`srtrt.runtime.video.choice`).
         backend: inference engine, or ``auto``.
         device: ``auto``, ``cpu`` or ``cuda:N``.
         precision: arithmetic of the network, or ``auto``.
@@ -67,8 +67,8 @@ def upscale_video(
         max_frames: stop after so many frames.
         overwrite: replace an existing output.
         keep_going: where the source breaks, write the good frames before that place.
-        on_progress: called in another thread after every frame.
-        on_build: while an engine is built, told what share is done, 0..1, and what is going on.
+        watcher: told the plan before the first frame, then how long it will take, the progress,
+            and what is found on the way.
         session_factory: opens the network; for tests and for other engines.
 
     Raises:
@@ -91,24 +91,24 @@ def upscale_video(
         overwrite=overwrite,
         keep_going=keep_going,
     )
-    factory = session_factory or _open_session
-
-    def open_session(form: str) -> AbstractContextManager[VideoSession]:
-        return factory(
-            model=model,
-            form=form,
-            backend=backend,
-            device=device,
-            precision=precision,
-            tile=tile,
-            trust_engine=trust_engine,
-            on_build=on_build,
-        )
-
+    network = {
+        "backend": backend,
+        "device": device,
+        "precision": precision,
+        "tile": tile,
+        "trust_engine": trust_engine,
+    }
     try:
         with VideoSource(Path(src), keep_going=keep_going) as source:
-            job = VideoJob(source, None if dst is None else Path(dst), options)
-            return job.run(open_session, on_progress)
+            setup = set_up(source, None if dst is None else Path(dst), options)
+            facts = source.facts
+            rate = bits_per_pixel(source.path, source.stream.index, facts.width, facts.height)
+            networks = Networks(
+                factory=session_factory or _open_session,
+                options=network,
+                choice=choose_model(facts.codec, rate) if model == AUTO else asked_for(model),
+            )
+            return VideoJob(source, options, setup, networks).run(rate, watcher or VideoWatcher())
     except av.FFmpegError as error:
         raise InputError(f"{src}: FFmpeg cannot process it ({reason(error)}).") from error
 

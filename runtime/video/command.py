@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,9 +14,8 @@ import click
 
 from srtrt.errors import OutputError
 from srtrt.runtime.backends import BACKENDS
-from srtrt.runtime.video.report import Progress, VideoReport
+from srtrt.runtime.video.report import VideoReport
 from srtrt.spec import PRECISIONS
-from srtrt.weights import DEFAULT_MODEL
 
 
 @click.command("upscale-video")
@@ -29,7 +27,10 @@ from srtrt.weights import DEFAULT_MODEL
     help="Output file; its extension names the container. Default: INPUT's name with _x4.",
 )
 @click.option(
-    "--model", default=DEFAULT_MODEL, show_default=True, help="Bundled model or .onnx file."
+    "--model",
+    default="auto",
+    show_default=True,
+    help="Bundled model or .onnx file; auto goes by the bit rate of INPUT.",
 )
 @click.option(
     "--backend",
@@ -92,10 +93,14 @@ def upscale_video(
     are kept.
     """
     from srtrt.runtime.video.api import upscale_video as run
+    from srtrt.runtime.video.terminal import terminal_watcher
 
-    show = not quiet and sys.stderr.isatty()
-    with terminate_as_interrupt(), progress_bars(show) as (on_progress, on_build):
-        report = run(source, output, on_progress=on_progress, on_build=on_build, **options)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise OutputError(
+            f"--json {json_file}: the folder {json_file.parent} does not exist; create it first."
+        )
+    with terminate_as_interrupt(), terminal_watcher(quiet=quiet) as watcher:
+        report = run(source, output, watcher=watcher, **options)
     if json_file is not None:
         _write_json(report, json_file)
     if not quiet:
@@ -103,8 +108,6 @@ def upscale_video(
 
 
 def _print_report(report: VideoReport) -> None:
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
     if report.damage:
         click.echo(f"warning: {report.damage} Only those frames were written.", err=True)
     click.echo(report.summary(), err=True)
@@ -137,39 +140,3 @@ def terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def progress_bars(
-    show: bool,
-) -> Iterator[tuple[Callable[[Progress], None] | None, Callable[[float, str], None] | None]]:
-    """Bars on stderr for frames and for the building of an engine; None where not shown."""
-    if not show:
-        yield None, None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    with Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(show_speed=False),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        engine = bar.add_task("building the engine", total=1, rate="", visible=False)
-        frames = bar.add_task("frames", total=None, rate="", start=False)
-
-        def update(progress: Progress) -> None:
-            bar.start_task(frames)
-            total = "" if progress.total is None else f" of {progress.total}"
-            rate = f"{progress.frames}{total}, {progress.frames_per_second:.2f} frames/s"
-            bar.update(frames, completed=progress.frames, total=progress.total, rate=rate)
-
-        def build(share: float, phase: str) -> None:
-            bar.update(engine, completed=share, rate=phase, visible=share < 1)
-
-        yield update, build

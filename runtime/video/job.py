@@ -1,72 +1,28 @@
-"""One video from plan to published file: what :func:`upscale_video` does with its options."""
+"""One video from open source to published file: what :func:`upscale_video` does."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import av
 from av.packet import Packet
 from numpy.typing import NDArray
 
 from srtrt.errors import OutputError
-from srtrt.runtime.ring import Pending
-from srtrt.runtime.video.codecs import plan_encoder
+from srtrt.runtime.video.network import Networks, VideoSession
 from srtrt.runtime.video.pipeline import Pipeline
-from srtrt.runtime.video.planes import Converter, describe_conversion, make_converter
-from srtrt.runtime.video.report import Progress, VideoReport, stage_reports
-from srtrt.runtime.video.sink import SCALE, SinkPlan, VideoSink
+from srtrt.runtime.video.plan import Estimate, Progress, VideoPlan, VideoWatcher
+from srtrt.runtime.video.report import VideoReport, stage_reports
+from srtrt.runtime.video.setup import Setup, VideoOptions
+from srtrt.runtime.video.sink import SCALE, VideoSink
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.streams import describe
-from srtrt.runtime.video.target import Target, choose_target
 from srtrt.runtime.video.verify import check_written, publish
 
 _QUEUE_BYTES = 256 * 2**20
 _QUEUE_FRAMES = 4
-
-
-class VideoSession(Protocol):
-    """What the pipeline needs of a network; see :class:`srtrt.runtime.session.Session`."""
-
-    description: str
-    notes: list[str]
-
-    @property
-    def in_flight(self) -> int:
-        """How many frames may be submitted before one must be collected."""
-
-    def prepare(self, width: int, height: int) -> None:
-        """Makes ready for frames of a size in source pixels."""
-
-    def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
-        """Starts one frame; what it returns waits for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoOptions:
-    """How one video is written; the network has its own options."""
-
-    codec: str
-    """``auto``, ``h264``, ``hevc``, ``av1`` or ``ffv1``."""
-    encoder: str
-    """FFmpeg's name of an encoder, or ``auto``."""
-    crf: int | None
-    """Constant quality; None is the codec's default."""
-    preset: str | None
-    """Speed preset; None is the codec's default."""
-    audio: bool
-    """Whether audio is copied."""
-    max_frames: int | None
-    """Stop after so many frames; None is all."""
-    overwrite: bool
-    """Whether an existing output may be replaced."""
-    keep_going: bool
-    """Whether damage ends the video instead of the run."""
 
 
 @dataclass
@@ -80,91 +36,96 @@ class _Item:
 
 
 class VideoJob:
-    """The upscaling of one open source; planned when made, done by :meth:`run`."""
+    """The upscaling of one open source; done once, by :meth:`run`."""
 
-    def __init__(self, source: VideoSource, dst: Path | None, options: VideoOptions) -> None:
-        """Makes every decision and check that needs no computing.
-
-        Raises:
-            UsageError: if options contradict each other.
-            TruncatedInputError: if the file is known to lack its end.
-            OutputError: if the output cannot be written.
-        """
-        self.source, self.options = source, options
-        facts = source.facts
-        self.target: Target = choose_target(
-            source, dst, codec=options.codec, audio=options.audio, overwrite=options.overwrite
-        )
-        encoder = plan_encoder(
-            self.target.container,
-            codec=options.codec,
-            encoder=options.encoder,
-            crf=options.crf,
-            preset=options.preset,
-            width=SCALE * facts.width,
-            height=SCALE * facts.height,
-        )
-        if source.missing_bytes and not options.keep_going and options.max_frames is None:
-            _fail_at_the_damage(source)
-        source.ignore(self.target.streams.ignored)
-        self.converter: Converter = make_converter(
-            facts.pix_fmt, facts.width, facts.height, facts.colour
-        )
-        self.plan = SinkPlan(
-            part=self.target.part,
-            final=self.target.path,
-            container=self.target.container,
-            encoder=encoder,
-            facts=facts,
-            streams=self.target.streams,
-            shift=_shift(source, self.target),
-            holds_back=options.max_frames is not None or options.keep_going,
-        )
+    def __init__(
+        self, source: VideoSource, options: VideoOptions, setup: Setup, networks: Networks
+    ) -> None:
+        self.source, self.options, self.setup, self.networks = source, options, setup, networks
+        self._notes: list[str] = []
+        self._estimate: Estimate | None = None
         self._decoded = 0
         self._encoded = 0
         self._started = 0.0
 
-    def run(
-        self,
-        open_session: Callable[[str], AbstractContextManager[VideoSession]],
-        on_progress: Callable[[Progress], None] | None,
-    ) -> VideoReport:
+    def run(self, bits_per_pixel: float | None, watcher: VideoWatcher) -> VideoReport:
         """Computes, writes, checks and publishes.
 
         Args:
-            open_session: opens the network for one form.
-            on_progress: called in another thread after every frame.
+            bits_per_pixel: of the source, as far as it was measured.
+            watcher: told what happens.
         """
-        source = self.source
+        opened = time.perf_counter()
         sink = VideoSink(
-            self.plan, source.container, source.stream, source.pictures(), self._chapters_until()
+            self.setup.sink,
+            self.source.container,
+            self.source.stream,
+            self.source.pictures(),
+            self.setup.chapters_until,
         )
-        with sink, open_session(self.converter.form) as session:
+        form = self.setup.converter.form
+        with sink, self.networks.open(form, watcher.building) as session:
+            plan = self._plan(session, bits_per_pixel)
+            watcher.planned(plan)
             # In this thread, so that Ctrl-C ends even the building of an engine.
-            session.prepare(*self.converter.network_size)
-            pipeline = self._pipeline(session, sink, on_progress)
+            session.prepare(*self.setup.converter.network_size)
+            self._tell(session.notes, watcher)
+            pipeline = self._pipeline(session, sink, watcher)
             self._started = time.perf_counter()
             pipeline.run()
             rounding = self._finish(sink)
-            notes = [*self._notes(sink), *filter(None, [rounding]), *session.notes]
-            return self._report(session.description, pipeline, notes)
+            seconds = time.perf_counter() - self._started
+            late = [*self._late_notes(sink), *filter(None, [rounding])]
+            self._tell([*self.source.notes, *session.notes, *late], watcher)
+            return self._report(plan, sink, pipeline, (self._started - opened, seconds))
+
+    def _plan(self, session: VideoSession, bits_per_pixel: float | None) -> VideoPlan:
+        facts, target = self.source.facts, self.setup.target
+        self._notes = [*self.source.notes, *self.setup.notes(), *session.notes]
+        return VideoPlan(
+            source=str(self.source.path),
+            source_codec=facts.codec,
+            source_width=facts.width,
+            source_height=facts.height,
+            source_pix_fmt=facts.pix_fmt,
+            source_frames_per_second=float(facts.rate),
+            expected_frames=self.setup.expected_frames,
+            bits_per_pixel=None if bits_per_pixel is None else round(bits_per_pixel, 4),
+            model=self.networks.choice.name,
+            model_reason=self.networks.choice.reason,
+            network=session.description,
+            engine_reason=session.reason,
+            output=str(target.path),
+            width=SCALE * facts.width,
+            height=SCALE * facts.height,
+            encoder=str(self.setup.sink.encoder),
+            copied_streams=tuple(describe(stream) for stream in target.streams.copied),
+            notes=tuple(self._notes),
+        )
+
+    def _tell(self, notes: Iterable[str], watcher: VideoWatcher) -> None:
+        """Tells the notes that were not told."""
+        for note in notes:
+            if note not in self._notes:
+                self._notes.append(note)
+                watcher.noted(note)
 
     def _pipeline(
-        self,
-        session: VideoSession,
-        sink: VideoSink,
-        on_progress: Callable[[Progress], None] | None,
+        self, session: VideoSession, sink: VideoSink, watcher: VideoWatcher
     ) -> Pipeline[_Item, _Item]:
-        total = self._total()
+        converter = self.setup.converter
 
         def read() -> Iterator[_Item]:
             for step in self.source.steps(self.options.max_frames):
-                arrays = None if step.frame is None else self.converter.inputs(step.frame)
+                arrays = None if step.frame is None else converter.inputs(step.frame)
                 self._decoded += arrays is not None
                 yield _Item(step.packets, step.pts, step.duration, arrays)
 
         def compute(item: _Item) -> Callable[[], _Item]:
             if item.arrays is None:
+                return lambda: item
+            if self._estimate is None and self.setup.expected_frames is not None:
+                item.arrays = self._first(session, item.arrays, watcher)
                 return lambda: item
             pending = session.submit(item.arrays)
 
@@ -179,16 +140,37 @@ class VideoJob:
                 sink.copy(packet)
             if item.arrays is None:
                 return
-            sink.encode(self.converter.frame(item.arrays), item.pts, item.duration)
+            sink.encode(converter.frame(item.arrays), item.pts, item.duration)
             self._encoded += 1
-            if on_progress is not None:
-                seconds = time.perf_counter() - self._started
-                on_progress(Progress(frames=self._encoded, total=total, seconds=seconds))
+            watcher.progressed(self._progress(sink))
 
         facts = self.source.facts
         frame_bytes = 3 * SCALE * SCALE * facts.width * facts.height
         capacity = max(1, min(_QUEUE_FRAMES, _QUEUE_BYTES // frame_bytes))
         return Pipeline(read, compute, write, capacity=capacity, in_flight=session.in_flight)
+
+    def _first(
+        self, session: VideoSession, inputs: Mapping[str, NDArray[Any]], watcher: VideoWatcher
+    ) -> Mapping[str, NDArray[Any]]:
+        """Computes the first frame by itself, and tells how long all of them will take."""
+        assert self.setup.expected_frames is not None
+        started = time.perf_counter()
+        outputs = session.submit(inputs)()
+        seconds = time.perf_counter() - started
+        self._estimate = self.networks.estimate(
+            session, inputs, seconds, self.setup.expected_frames
+        )
+        watcher.estimated(self._estimate)
+        return outputs
+
+    def _progress(self, sink: VideoSink) -> Progress:
+        return Progress(
+            frames=self._encoded,
+            expected_frames=self.setup.expected_frames,
+            seconds=time.perf_counter() - self._started,
+            encoded_frames=sink.packets_written,
+            encoded_bytes=sink.bytes_written,
+        )
 
     def _finish(self, sink: VideoSink) -> str | None:
         """Closes, checks and publishes the file; gives a note if timestamps were rounded."""
@@ -198,83 +180,40 @@ class VideoJob:
                 f"{self._decoded} frames were decoded, {self._encoded} encoded and "
                 f"{sink.packets_written} written; nothing was kept. Try another --codec."
             )
-        rounding = check_written(
-            self.plan.part, sink.times, matroska=self.plan.container.is_matroska
-        )
-        publish(self.plan.part, self.plan.final)
+        plan = self.setup.sink
+        rounding = check_written(plan.part, sink.times, matroska=plan.container.is_matroska)
+        publish(plan.part, plan.final)
         return rounding
 
-    def _notes(self, sink: VideoSink) -> list[str]:
-        facts, shift = self.source.facts, self.plan.shift
-        suffix = self.plan.container.suffix
-        conversion = describe_conversion(facts.pix_fmt)
-        notes = [*self.source.notes, *facts.colour.notes, *([conversion] if conversion else [])]
-        notes += [*self.target.notes, *self.target.streams.notes]
-        if shift:
-            notes.append(
-                f"All timestamps are {float(shift):.6f} s later than in the source, because "
-                f"a {suffix} file does not hold negative ones."
-            )
-        if sink.hidden_packets:
-            notes.append(
-                f"Packets that an edit list of the source hides ({sink.hidden_packets}) are left "
-                f"out, because a {suffix} file cannot hide them."
-            )
-        return notes
+    def _late_notes(self, sink: VideoSink) -> list[str]:
+        if not sink.hidden_packets:
+            return []
+        return [
+            f"Packets that an edit list of the source hides ({sink.hidden_packets}) are left out, "
+            f"because a {self.setup.target.container.suffix} file cannot hide them."
+        ]
 
     def _report(
-        self, network: str, pipeline: Pipeline[_Item, _Item], notes: list[str]
+        self,
+        plan: VideoPlan,
+        sink: VideoSink,
+        pipeline: Pipeline[_Item, _Item],
+        seconds: tuple[float, float],
     ) -> VideoReport:
-        stages = stage_reports(pipeline.times, pipeline.seconds)
-        facts = self.source.facts
+        startup, work = seconds
+        # What the encoder held back and the checks of the file come after the pipeline.
+        pipeline.times[-1].busy += work - pipeline.seconds
+        stages = stage_reports(pipeline.times, work)
         return VideoReport(
-            source=str(self.source.path),
-            output=str(self.target.path),
+            **{**vars(plan), "notes": tuple(self._notes)},
+            estimate=self._estimate,
             frames=self._encoded,
-            width=SCALE * facts.width,
-            height=SCALE * facts.height,
-            seconds=round(pipeline.seconds, 3),
-            frames_per_second=round(self._encoded / pipeline.seconds, 3),
+            startup_seconds=round(startup, 3),
+            seconds=round(work, 3),
+            frames_per_second=round(self._encoded / work, 3),
+            encoded_bytes=sink.bytes_written,
             stages=stages,
             bottleneck=max(stages, key=lambda stage: stage.busy_seconds).name,
-            network=network,
-            encoder=str(self.plan.encoder),
-            copied_streams=tuple(describe(stream) for stream in self.target.streams.copied),
             complete=self.source.damage is None,
             damage=self.source.damage,
-            notes=tuple(notes),
         )
-
-    def _chapters_until(self) -> Fraction | None:
-        """Where chapters end when only the first frames are wanted, by the frame rate."""
-        facts = self.source.facts
-        if self.options.max_frames is None:
-            return None
-        return facts.first_pts * facts.time_base + self.options.max_frames / facts.rate
-
-    def _total(self) -> int | None:
-        total = self.source.facts.frames
-        if total is None and self.source.container.duration:
-            seconds = Fraction(self.source.container.duration, av.time_base)
-            total = round(seconds * self.source.facts.rate)
-        limit = self.options.max_frames
-        return total if limit is None else min(limit, total or limit)
-
-
-def _fail_at_the_damage(source: VideoSource) -> None:
-    """Decodes without computing, so that hours are not spent before the end is found missing."""
-    for _ in source.steps():
-        pass
-
-
-def _shift(source: VideoSource, target: Target) -> Fraction:
-    """What must be added to all times so that none is negative where that is not allowed."""
-    facts = source.facts
-    starts = [facts.first_pts * facts.time_base]
-    if target.container.is_matroska:
-        starts += source.copied_starts(target.streams.ignored)
-    earliest = min(starts)
-    if earliest >= 0:
-        return Fraction(0)
-    # A whole number of ticks of the video, so that its own times stay exact.
-    return -(earliest // facts.time_base) * facts.time_base

@@ -7,30 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from srtrt.runtime.video.pipeline import StageTime
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a run is; given to ``on_progress`` after every frame."""
-
-    frames: int
-    """Frames written so far."""
-    total: int | None
-    """Frames there will be; None if the source does not say."""
-    seconds: float
-    """Seconds since the first frame was read."""
-
-    @property
-    def frames_per_second(self) -> float:
-        """Average so far."""
-        return self.frames / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Estimate; None while it cannot be made."""
-        if self.total is None or self.frames == 0:
-            return None
-        return max(0, self.total - self.frames) / self.frames_per_second
+from srtrt.runtime.video.plan import Estimate, VideoPlan
+from srtrt.runtime.words import byte_size, duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,39 +26,32 @@ class StageReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoReport:
-    """Facts about one finished :func:`upscale_video`."""
+class VideoReport(VideoPlan):
+    """Facts about one finished :func:`upscale_video`: its plan, and what came of it.
 
-    source: str
-    """Path of the input."""
-    output: str
-    """Path of the output."""
+    ``notes`` are those of the plan and what was found later.
+    """
+
+    estimate: Estimate | None
+    """How long it was expected to take; None if the number of frames was unknown."""
     frames: int
     """Frames written; the same number was decoded."""
-    width: int
-    """Pixels across, of the output."""
-    height: int
-    """Pixels down, of the output."""
+    startup_seconds: float
+    """Wall-clock seconds before the first frame: opening, compiling, building, verifying."""
     seconds: float
-    """Wall-clock seconds from the first frame read to the last one written."""
+    """Wall-clock seconds from the first frame read to the finished and checked file."""
     frames_per_second: float
     """``frames`` divided by ``seconds``."""
+    encoded_bytes: int
+    """Bytes of the video stream."""
     stages: tuple[StageReport, ...]
     """Decode, network and encode."""
     bottleneck: str
     """Name of the stage that was busy longest."""
-    network: str
-    """Model, backend and precision that computed the frames."""
-    encoder: str
-    """Codec, encoder and its quality."""
-    copied_streams: tuple[str, ...]
-    """Streams copied without re-encoding."""
     complete: bool
     """False if ``keep_going`` ended the video before its end."""
     damage: str | None
     """Where and how the source broke; None if it did not."""
-    notes: tuple[str, ...]
-    """Sentences on what was assumed, converted or left behind."""
 
     @property
     def network_share(self) -> float:
@@ -89,14 +60,16 @@ class VideoReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
-        return {**asdict(self), "network_share": self.network_share}
+        estimate = None if self.estimate is None else self.estimate.to_dict()
+        return {**asdict(self), "estimate": estimate, "network_share": self.network_share}
 
     def summary(self) -> str:
         """Two lines for people."""
         shares = ", ".join(f"{s.name} {s.busy_seconds:.1f} s ({s.share:.0%})" for s in self.stages)
         return (
-            f"{self.frames} frames to {self.width}x{self.height} in {self.seconds:.1f} s "
-            f"({self.frames_per_second:.2f} frames/s), {self.network}, {self.encoder}\n"
+            f"{self.frames} frames to {self.width}x{self.height} in {duration(self.seconds)} "
+            f"({self.frames_per_second:.2f} frames/s) after {duration(self.startup_seconds)} of "
+            f"start-up; {byte_size(self.encoded_bytes)} of video\n"
             f"{shares}; bottleneck: {self.bottleneck}"
         )
 

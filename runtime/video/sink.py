@@ -76,6 +76,7 @@ class VideoSink:
         """
         self.plan = plan
         self.packets_written = 0
+        self.bytes_written = 0
         self.times: list[Fraction] = []
         self.hidden_packets = 0
         self._durations: dict[int, int] = {}
@@ -165,6 +166,7 @@ class VideoSink:
                     packet.duration = self._durations.get(packet.pts, 0)
                 self._durations.pop(packet.pts or 0, None)
                 self.packets_written += 1
+                self.bytes_written += packet.size
                 self._file.mux_one(packet)
 
     def _release(self, until: Fraction | None) -> None:

@@ -23,11 +23,13 @@ class RepeatSession:
     """Stands in for a model: repeats every pixel 4x4, plus what a test asks for."""
 
     scale = 4
+    model = "repeat"
     description = "repeat on test"
+    reason = "repeat on cpu: the test wants it."
 
     def __init__(self, offset: int = 0) -> None:
         self.offset = offset
-        self.notes = ["Backend: the test wants it."]
+        self.notes = ["An engine was built again."]
         self.seen: list[np.ndarray] = []
         self.closed = False
 
@@ -85,7 +87,11 @@ def test_one_file_gets_its_default_name(tmp_path: Path, session: RepeatSession) 
     with Image.open(target) as written:
         assert written.info["icc_profile"] == ICC
     assert "(7x5 to 28x20," in result.stdout
-    assert "repeat on test" in result.stderr
+    assert result.stderr.splitlines()[:3] == [
+        "model: repeat",
+        "engine: repeat on cpu: the test wants it.",
+        "note: An engine was built again.",
+    ]
     assert session.closed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my photo.png", "my photo_x4.png"]
 

@@ -292,6 +292,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     seen: list[dict[str, Any]] = []
 
     def opened(**options: Any) -> NearestSession:
+        assert callable(options.pop("on_build"))
         seen.append(options)
         return NearestSession(**options)
 
@@ -308,7 +309,6 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "precision": "bf16",
             "tile": "128",
             "trust_engine": False,
-            "on_build": None,
         }
     ]
 

@@ -48,7 +48,7 @@ def test_upscale_video_builds_its_engine_once(
     assert first.exit_code == 0, first.output
     assert "there is none yet" in first.stderr
     assert f"{len(VFR)} frames" in first.stderr
-    assert "on tensorrt-rtx fp16 (cuda:0)" in first.stderr
+    assert "engine: tensorrt-rtx fp16 (cuda:0): as asked for." in first.stderr
     failed = [each for each in compare(clip, tmp_path / "in_x4.mp4") if not each.ok]
     assert not failed, failed
     again = run(*arguments)

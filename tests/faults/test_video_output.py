@@ -63,9 +63,18 @@ def start(folder: Path, *arguments: str, pause: float = 0, limit: int = 0) -> An
 
 
 def assert_refused(done: Result, words: str) -> None:
+    """Refused before anything else was said, in one line."""
     assert done.exit_code == 1, done.output
     assert words in done.stderr
     assert done.stderr.count("\n") == 1, f"more than one line: {done.stderr}"
+
+
+def assert_failed(code: int, errors: str, words: str) -> None:
+    """Failed after the work had begun, in one line that comes last."""
+    assert code == 1, errors
+    assert words in errors.splitlines()[-1]
+    assert [line.startswith("srtrt: ") for line in errors.splitlines()].count(True) == 1, errors
+    assert "Traceback" not in errors
 
 
 def test_output_equal_to_input(tmp_path: Path) -> None:
@@ -98,10 +107,18 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
 
 
+def test_report_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    assert_refused(upscale(clip, "--json", tmp_path / "no" / "r.json"), "does not exist")
+    assert_refused(upscale(clip, "--json", clip / "r.json"), "does not exist")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_failing_report_does_not_take_the_video(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4")
-    done = upscale(clip, "--json", tmp_path / "no" / "r.json")
-    assert_refused(done, "its report could not be written")
+    done = upscale(clip, "--json", "/dev/full")
+    assert_failed(done.exit_code, done.stderr, "its report could not be written")
     assert (tmp_path / "in_x4.mp4").is_file()
 
 
@@ -159,7 +176,8 @@ def test_lost_frame_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             encode(sink, frame, pts, duration)
 
     monkeypatch.setattr(VideoSink, "encode", losing)
-    assert_refused(upscale(clip), "8 frames were decoded, 8 encoded and 7 written")
+    done = upscale(clip)
+    assert_failed(done.exit_code, done.stderr, "8 frames were decoded, 8 encoded and 7 written")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
 
 
@@ -167,9 +185,7 @@ def test_disk_full(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4", pts=range(0, 30000, 3000), size=(160, 120))
     process = start(tmp_path, str(clip), "--crf", "1", limit=16)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 1, errors
-    assert "No space left to write" in errors
-    assert errors.count("\n") == 1
+    assert_failed(process.returncode, errors, "No space left to write")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
 
 

@@ -1,0 +1,149 @@
+"""Every decision and check of a job that needs no computing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from srtrt.runtime.video.codecs import plan_encoder
+from srtrt.runtime.video.planes import Converter, describe_conversion, make_converter
+from srtrt.runtime.video.sink import SCALE, SinkPlan
+from srtrt.runtime.video.source import VideoSource
+from srtrt.runtime.video.target import Target, choose_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions:
+    """How one video is written; the network has its own options."""
+
+    codec: str
+    """``auto``, ``h264``, ``hevc``, ``av1`` or ``ffv1``."""
+    encoder: str
+    """FFmpeg's name of an encoder, or ``auto``."""
+    crf: int | None
+    """Constant quality; None is the codec's default."""
+    preset: str | None
+    """Speed preset; None is the codec's default."""
+    audio: bool
+    """Whether audio is copied."""
+    max_frames: int | None
+    """Stop after so many frames; None is all."""
+    overwrite: bool
+    """Whether an existing output may be replaced."""
+    keep_going: bool
+    """Whether damage ends the video instead of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What was decided."""
+
+    target: Target
+    """Where the output goes."""
+    sink: SinkPlan
+    """How it is written."""
+    converter: Converter
+    """Between frames and the arrays of the network."""
+    expected_frames: int | None
+    """Frames there will be; None if the source does not say."""
+    chapters_until: Fraction | None
+    """Time in seconds after which chapters are left out."""
+
+    def notes(self) -> list[str]:
+        """What is assumed, converted or left behind, one sentence each."""
+        facts, shift = self.sink.facts, self.sink.shift
+        conversion = describe_conversion(facts.pix_fmt)
+        notes = [*facts.colour.notes, *([conversion] if conversion else [])]
+        notes += [*self.target.notes, *self.target.streams.notes]
+        if shift:
+            notes.append(
+                f"All timestamps are {float(shift):.6f} s later than in the source, because "
+                f"a {self.target.container.suffix} file does not hold negative ones."
+            )
+        return notes
+
+
+def set_up(source: VideoSource, dst: Path | None, options: VideoOptions) -> Setup:
+    """Decides how a source is upscaled.
+
+    Args:
+        source: the open input; streams that are left behind are ignored from now on.
+        dst: the output; None is a name beside the input.
+        options: what the user wants.
+
+    Raises:
+        UsageError: if options contradict each other.
+        TruncatedInputError: if the file is known to lack its end.
+        OutputError: if the output cannot be written.
+    """
+    facts = source.facts
+    target = choose_target(
+        source, dst, codec=options.codec, audio=options.audio, overwrite=options.overwrite
+    )
+    encoder = plan_encoder(
+        target.container,
+        codec=options.codec,
+        encoder=options.encoder,
+        crf=options.crf,
+        preset=options.preset,
+        width=SCALE * facts.width,
+        height=SCALE * facts.height,
+    )
+    if source.missing_bytes and not options.keep_going and options.max_frames is None:
+        _fail_at_the_damage(source)
+    source.ignore(target.streams.ignored)
+    sink = SinkPlan(
+        part=target.part,
+        final=target.path,
+        container=target.container,
+        encoder=encoder,
+        facts=facts,
+        streams=target.streams,
+        shift=_shift(source, target),
+        holds_back=options.max_frames is not None or options.keep_going,
+    )
+    return Setup(
+        target=target,
+        sink=sink,
+        converter=make_converter(facts.pix_fmt, facts.width, facts.height, facts.colour),
+        expected_frames=_expected_frames(source, options.max_frames),
+        chapters_until=_chapters_until(source, options.max_frames),
+    )
+
+
+def _fail_at_the_damage(source: VideoSource) -> None:
+    """Decodes without computing, so that hours are not spent before the end is found missing."""
+    for _ in source.steps():
+        pass
+
+
+def _shift(source: VideoSource, target: Target) -> Fraction:
+    """What must be added to all times so that none is negative where that is not allowed."""
+    facts = source.facts
+    starts = [facts.first_pts * facts.time_base]
+    if target.container.is_matroska:
+        starts += source.copied_starts(target.streams.ignored)
+    earliest = min(starts)
+    if earliest >= 0:
+        return Fraction(0)
+    # A whole number of ticks of the video, so that its own times stay exact.
+    return -(earliest // facts.time_base) * facts.time_base
+
+
+def _expected_frames(source: VideoSource, limit: int | None) -> int | None:
+    total = source.facts.frames
+    if total is None and source.container.duration:
+        seconds = Fraction(source.container.duration, av.time_base)
+        total = round(seconds * source.facts.rate)
+    return total if limit is None else min(limit, total or limit)
+
+
+def _chapters_until(source: VideoSource, limit: int | None) -> Fraction | None:
+    """Where chapters end when only the first frames are wanted, by the frame rate."""
+    facts = source.facts
+    if limit is None:
+        return None
+    return facts.first_pts * facts.time_base + limit / facts.rate
