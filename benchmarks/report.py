@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from srtrt.files import replace_when_complete
+from srtrt.files import write_text
 
 _PACKAGES = ("srtrt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "av")
 
@@ -66,5 +66,4 @@ def write_report(path: Path, benchmark: str, results: Mapping[str, Any]) -> None
         OutputError: if it cannot be written.
     """
     report = {"benchmark": benchmark, "machine": machine_facts(), **results}
-    with replace_when_complete(path) as part:
-        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(report, indent=2) + "\n")

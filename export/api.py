@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from srtrt.errors import InputError, ModelError, OutputError, UsageError
 from srtrt.export.making import QUANTISED, GraphMaker
 from srtrt.export.onnx_graph import network_graph
 from srtrt.graph import graph_file_name, save_graph
+from srtrt.locks import output_claimed
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import GATES, Parity, read_pictures
@@ -88,24 +91,24 @@ def export_model(
         )
     assert source.checkpoint_path is not None
     net, spec = load_checkpoint(source.checkpoint_path)
-    targets = _targets(out, spec, forms, precisions, overwrite)
-    maker = GraphMaker(
-        source,
-        network_graph(net),
-        spec,
-        forms,
-        read_pictures(verify),
-        calibrate=calibrate,
-        on_progress=on_progress,
-    )
     written = []
-    for path, form, precision in targets:
-        made = maker.make(form, precision)
-        save_graph(path, made.graph)
-        result = ExportedGraph(path=path, spec=made.spec, parity=made.parity)
-        written.append(result)
-        if on_graph is not None:
-            on_graph(result)
+    with _claimed_targets(out, spec, forms, precisions, overwrite) as targets:
+        maker = GraphMaker(
+            source,
+            network_graph(net),
+            spec,
+            forms,
+            read_pictures(verify),
+            calibrate=calibrate,
+            on_progress=on_progress,
+        )
+        for path, form, precision in targets:
+            made = maker.make(form, precision)
+            save_graph(path, made.graph, replace=overwrite)
+            result = ExportedGraph(path=path, spec=made.spec, parity=made.parity)
+            written.append(result)
+            if on_graph is not None:
+                on_graph(result)
     return written
 
 
@@ -131,23 +134,27 @@ def checkpoint_of(model: str) -> Model:
     return found
 
 
-def _targets(
+@contextmanager
+def _claimed_targets(
     out: Path,
     spec: ModelSpec,
     forms: Sequence[Form],
     precisions: Sequence[Precision],
     overwrite: bool,
-) -> list[tuple[Path, Form, Precision]]:
-    """Where each graph goes, refused early if something is in the way."""
+) -> Iterator[list[tuple[Path, Form, Precision]]]:
+    """Where each graph goes, refused early if something is in the way or another run writes it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made a folder ({error.strerror}).") from error
-    targets = []
-    for form in forms:
-        for precision in precisions:
-            path = out / graph_file_name(spec.with_(form=form, precision=precision))
-            if path.exists() and not overwrite:
+    targets = {
+        out / graph_file_name(spec.with_(form=form, precision=precision)): (form, precision)
+        for form in forms
+        for precision in precisions
+    }
+    with ExitStack() as claims:
+        for path in targets:
+            claims.enter_context(output_claimed(path))
+            if os.path.lexists(path) and not overwrite:
                 raise OutputError(f"{path} exists; add --overwrite to replace it.")
-            targets.append((path, form, precision))
-    return targets
+        yield [(path, form, precision) for path, (form, precision) in targets.items()]

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from srtrt.files import replace_when_complete
+from srtrt.files import write_text
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
 from srtrt.runtime.session import Session
 from srtrt.weights import DEFAULT_MODEL
@@ -142,9 +142,8 @@ def upscale_image(
         terminal = _Terminal(progress, quiet)
         results = upscale_images(inputs, output, watcher=terminal, **options)
     if json_file is not None:
-        with replace_when_complete(Path(json_file)) as part:
-            text = json.dumps(_report(results, terminal.session), indent=2)
-            part.write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(_report(results, terminal.session), indent=2)
+        write_text(Path(json_file), text + "\n")
     failed = sum(result.error is not None for result in results)
     if failed and len(results) > 1:
         done = len(results) - failed

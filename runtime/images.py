@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from srtrt.errors import DeviceMemoryError, InputError, OutputError, SrtrtError, UsageError
 from srtrt.images import FORMAT_OF_SUFFIX, Picture, check_output, read_image, write_image
+from srtrt.locks import output_claimed
 from srtrt.resample import resize_bicubic, resize_bicubic_rows
 from srtrt.runtime import session as sessions
 from srtrt.weights import DEFAULT_MODEL
@@ -326,7 +327,7 @@ def _attempt(
     result = ImageResult(source=source, target=target)
     try:
         _check_target(target, work)
-        result = _upscale_file(result, opened, work.quality)
+        result = _upscale_file(result, opened, work)
     except (InputError, OutputError, DeviceMemoryError) as error:
         result = replace(result, error=error)
     result = replace(result, seconds=time.perf_counter() - begin)
@@ -338,9 +339,9 @@ def _check_target(target: Path, work: _Work) -> None:
     """Refuses, before anything is computed, a target that could not be written in the end."""
     if target.resolve() in work.occupied:
         raise OutputError(f"{target}: the output is one of the inputs; choose another name.")
-    if target.is_dir():
+    if os.path.isdir(target):  # noqa: PTH112 - False for a name that is too long
         raise OutputError(f"{target}: this is a folder; give the name of a file.")
-    if target.exists() and not work.overwrite:
+    if os.path.lexists(target) and not work.overwrite:
         raise OutputError(f"{target}: already exists; use --overwrite to replace it.")
     folder = target.parent
     while work.may_create and not folder.exists() and folder != folder.parent:
@@ -352,27 +353,35 @@ def _check_target(target: Path, work: _Work) -> None:
 
 
 def _upscale_file(
-    result: ImageResult, opened: Callable[[], sessions.Session], quality: int | None
+    result: ImageResult, opened: Callable[[], sessions.Session], work: _Work
 ) -> ImageResult:
     """Reads, enlarges and writes one file; the result completed."""
     picture = read_image(result.source)
-    session = opened()
-    kind = check_output(result.target, picture, scale=session.scale, quality=quality)
+    try:
+        result.target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{result.target}: cannot be written ({error.strerror}).") from error
+    with output_claimed(result.target):
+        _check_target(result.target, work)  # another run may have finished it meanwhile
+        return _enlarge_into(result, picture, opened(), work)
+
+
+def _enlarge_into(
+    result: ImageResult, picture: Picture, session: sessions.Session, work: _Work
+) -> ImageResult:
+    kind = check_output(result.target, picture, scale=session.scale, quality=work.quality)
     notes = picture.notes
     if picture.exif is not None and kind == "BMP":
         notes += ("BMP has no place for EXIF, which is left out",)
     width, height = picture.width * session.scale, picture.height * session.scale
     try:
         enlarged = upscale_picture(picture, session)
-        result.target.parent.mkdir(parents=True, exist_ok=True)
-        write_image(result.target, enlarged, quality=quality)
+        write_image(result.target, enlarged, quality=work.quality, replace=work.overwrite)
     except MemoryError as error:
         raise DeviceMemoryError(
             f"{result.source}: not enough memory for a result of {width}x{height} pixels; "
             "cut the picture into parts first."
         ) from error
-    except OSError as error:
-        raise OutputError(f"{result.target}: cannot be written ({error.strerror}).") from error
     return replace(
         result,
         input_size=(picture.width, picture.height),

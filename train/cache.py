@@ -6,7 +6,6 @@ which files it was made, ``<key>.lock`` keeps two processes from building it at 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
@@ -17,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,9 @@ from torch import Tensor
 
 from srtrt.datasets import read_rgb8
 from srtrt.errors import InputError, OutputError, TrainingError, UsageError
-from srtrt.files import cache_folder, file_sha256, replace_when_complete
+from srtrt.files import cache_folder, file_sha256, replace_when_complete, stale_parts
 from srtrt.images import MAX_PIXELS
+from srtrt.locks import locked
 
 FORMAT = 1
 """Version of the index. A cache of another version is rebuilt."""
@@ -110,14 +110,12 @@ def open_cache(
     except OSError as error:
         reason = f"the folder for the picture cache cannot be made ({error.strerror or error})"
         raise OutputError(f"{job.folder}: {reason}. {_LOCAL}") from error
-    with _locked(job.beside("lock"), fcntl.LOCK_SH):
+    with locked(job.beside("lock")):
         found = _existing(job)
         if isinstance(found, _Index):
             return _mapped(job, found, None)
-    with _locked(job.beside("lock"), fcntl.LOCK_EX):
-        found = _existing(job)  # another process may have built it while this one waited
-        if isinstance(found, _Index):
-            return _mapped(job, found, None)
+        for suffix in ("u8", "json"):
+            stale_parts(job.beside(suffix), remove=True)
         return _mapped(job, _build(job, on_progress), found)
 
 
@@ -189,19 +187,6 @@ def _facts(path: Path) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _locked(path: Path, kind: int) -> Iterator[None]:
-    """Holds a lock between processes: shared by all that only read, or exclusive."""
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open("a+b"))
-            fcntl.flock(file, kind)
-        except OSError as error:
-            reason = f"cannot be written and locked ({error.strerror or error})"
-            raise OutputError(f"{path}: {reason}. {_LOCAL}") from error
-        yield
 
 
 def _existing(job: _Job) -> _Index | str:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,8 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from srtrt.errors import MissingPackageError, UsageError
+from srtrt.errors import MissingPackageError, OutputError, UsageError
+from srtrt.locks import output_claimed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +78,10 @@ def train(
     where = choose_device(device)
     world = World.join(where)
     console = Console(stderr=True, quiet=quiet or not world.first, highlight=False)
-    try:
+    with ExitStack() as ending:
+        ending.callback(world.leave)
+        if world.first:
+            ending.enter_context(_claimed(folder))
         pictures = Pictures.open([Path(d) for d in data], chosen)
         _introduce(console, pictures)
         trainer = Trainer(
@@ -95,14 +99,27 @@ def train(
             trainer.resume()
         with _stop_request() as should_stop, _progress_line(console) as show:
             result = trainer.run(on_progress=show, should_stop=should_stop)
-    finally:
-        world.leave()
     if not result.finished:
         console.print(f"stopped after step {result.steps}; continue with --resume")
         raise KeyboardInterrupt
     if world.first:
         psnr = "" if result.psnr is None else f", PSNR {result.psnr:.2f} dB"
         click.echo(f"{result.checkpoint} ({result.steps} steps{psnr})", file=sys.stdout)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Makes the run folder and keeps other runs from it; one that stays empty is removed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}).") from error
+    with output_claimed(folder):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _settings(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from srtrt.errors import OutputError, TrainingError
-from srtrt.files import replace_when_complete
+from srtrt.files import write_text
 from srtrt.train.state import TrainingState, read_facts
 
 CHECKPOINT = "generator.safetensors"
@@ -55,8 +55,7 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Writes a text file of the folder; the old one stays until the new one is complete."""
-        with replace_when_complete(self.path / name) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(self.path / name, text)
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of an earlier start.

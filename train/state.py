@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from srtrt.errors import OutputError, TrainingError
@@ -75,7 +75,8 @@ class TrainingState:
         packed = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         with replace_when_complete(path) as part:
             try:
-                save_file(packed, part, metadata={STATE_KEY: json.dumps(dict(facts))})
+                # Not save_file, which puts another file in place of the one that is there.
+                part.write_bytes(save(packed, metadata={STATE_KEY: json.dumps(dict(facts))}))
             except (OSError, SafetensorError) as error:
                 raise OutputError(
                     f"{path}: cannot be written ({error}); earlier states are untouched."

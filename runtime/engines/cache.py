@@ -17,13 +17,13 @@ from typing import Any
 
 from srtrt import __version__
 from srtrt.errors import BackendError, ModelError, ParityError
-from srtrt.files import cache_folder, part_path
+from srtrt.files import cache_folder, stale_parts
+from srtrt.locks import locked
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import EngineKey, Scalar, differences, parts_sha256
 from srtrt.runtime.engines.stored import (
     UnusableError,
     discard,
-    locked,
     make_folder,
     read_own,
     write_own,
@@ -266,7 +266,7 @@ class EngineCache:
         Args:
             remove: also removes them.
         """
-        found = []
+        found = stale_parts(self.folder, remove=remove)
         for lock in sorted(self.folder.glob("*.lock")):
             stem = lock.with_suffix("")
             with locked(lock, wait=False) as free:
@@ -274,10 +274,9 @@ class EngineCache:
                     continue
                 shared = stem.suffix in (TIMING_SUFFIX, RUNTIME_SUFFIX)
                 path = stem if shared else stem.with_name(f"{stem.name}{SUFFIX}")
-                files = [part_path(path), part_path(sidecar_path(path))]
-                if not path.exists():
-                    files += [sidecar_path(path), lock]
-                files = [each for each in files if each.exists()]
+                if path.exists():
+                    continue
+                files = [each for each in (sidecar_path(path), lock) if each.exists()]
                 found += [each for each in files if not remove or discard(each)]
         return found
 
@@ -310,6 +309,8 @@ class EngineCache:
             srtrt=__version__,
         )
         path = self.path(key)
+        for each in (path, sidecar_path(path)):
+            stale_parts(each, remove=True)
         # A crash between the two leaves a checksum that does not fit, so the engine is rebuilt.
         write_own(path, built.plan)
         write_own(sidecar_path(path), record.to_json().encode())

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srtrt.errors import BackendError, MissingPackageError, UsageError, install_hint
+from srtrt.locks import locked
 from srtrt.runtime.engines.gpu import GpuFacts
-from srtrt.runtime.engines.stored import discard, locked, read_blob, write_blob
+from srtrt.runtime.engines.stored import discard, read_blob, write_blob
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
 

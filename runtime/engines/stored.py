@@ -6,17 +6,13 @@ read that another user could have written, unless the caller trusts it.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from srtrt.errors import OutputError
-from srtrt.files import part_path, replace_when_complete
+from srtrt.files import replace_when_complete, stale_parts
 
 _DIGEST_BYTES = 32
 _HINT = "Set SRTRT_CACHE to a folder on a local disk that can be written."
@@ -76,17 +72,8 @@ def write_own(path: Path, data: bytes) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    with replace_when_complete(path) as part:
-        part.unlink(missing_ok=True)  # of a process that was killed
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with replace_when_complete(path, private=True) as part:
+        part.write_bytes(data)
 
 
 def read_blob(path: Path) -> tuple[bytes, str | None]:
@@ -119,8 +106,7 @@ def write_blob(path: Path, data: bytes) -> None:
 
 def discard(path: Path) -> bool:
     """Removes a file and what an interrupted writer left of it; True if the file is gone."""
-    with contextlib.suppress(OSError):
-        part_path(path).unlink(missing_ok=True)
+    stale_parts(path, remove=True)
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -140,73 +126,3 @@ def make_folder(folder: Path) -> None:
         raise OutputError(
             f"{folder}: the folder for engines cannot be made ({error.strerror or error}). {_HINT}"
         ) from error
-
-
-@contextmanager
-def locked(
-    path: Path, *, wait: bool = True, on_wait: Callable[[], None] | None = None
-) -> Iterator[bool]:
-    """Holds a lock file against other processes and threads; the system frees it if we die.
-
-    Args:
-        path: the lock file; it is made if missing and stays.
-        wait: wait for whoever holds it; else go on without it.
-        on_wait: called once before waiting.
-
-    Returns:
-        Whether the lock is held; always True if ``wait``.
-
-    Raises:
-        OutputError: if it cannot be made or locked.
-    """
-    while True:
-        with _opened(path) as descriptor:
-            if not _flock(path, descriptor, wait, on_wait):
-                yield False
-                return
-            if _is_still(path, descriptor):
-                yield True
-                return
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _no_lock(path, error) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _flock(path: Path, descriptor: int, wait: bool, on_wait: Callable[[], None] | None) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        if not wait:
-            return False
-    except OSError as error:
-        raise _no_lock(path, error) from error
-    if on_wait is not None:
-        on_wait()
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        raise _no_lock(path, error) from error
-    return True
-
-
-def _no_lock(path: Path, error: OSError) -> OutputError:
-    reason = f"cannot be written and locked ({error.strerror or error})"
-    return OutputError(f"{path}: {reason}. {_HINT}")
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the path still leads to the locked file; pruning may have removed it meanwhile."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

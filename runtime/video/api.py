@@ -10,6 +10,7 @@ from typing import Any, Literal
 import av
 
 from srtrt.errors import InputError, UsageError
+from srtrt.locks import output_claimed
 from srtrt.runtime.video.choice import AUTO, asked_for, choose_model
 from srtrt.runtime.video.ffmpeg_errors import reason
 from srtrt.runtime.video.job import VideoJob
@@ -19,6 +20,7 @@ from srtrt.runtime.video.rate import bits_per_pixel
 from srtrt.runtime.video.report import VideoReport
 from srtrt.runtime.video.setup import VideoOptions, set_up
 from srtrt.runtime.video.source import VideoSource
+from srtrt.runtime.video.target import check_writable
 
 
 def upscale_video(
@@ -101,14 +103,18 @@ def upscale_video(
     try:
         with VideoSource(Path(src), keep_going=keep_going) as source:
             setup = set_up(source, None if dst is None else Path(dst), options)
-            facts = source.facts
-            rate = bits_per_pixel(source.path, source.stream.index, facts.width, facts.height)
-            networks = Networks(
-                factory=session_factory or _open_session,
-                options=network,
-                choice=choose_model(facts.codec, rate) if model == AUTO else asked_for(model),
-            )
-            return VideoJob(source, options, setup, networks).run(rate, watcher or VideoWatcher())
+            with output_claimed(setup.target.path):
+                # Another run may have finished it meanwhile.
+                check_writable(source.path, setup.target.path, overwrite=overwrite)
+                facts = source.facts
+                rate = bits_per_pixel(source.path, source.stream.index, facts.width, facts.height)
+                networks = Networks(
+                    factory=session_factory or _open_session,
+                    options=network,
+                    choice=choose_model(facts.codec, rate) if model == AUTO else asked_for(model),
+                )
+                job = VideoJob(source, options, setup, networks)
+                return job.run(rate, watcher or VideoWatcher())
     except av.FFmpegError as error:
         raise InputError(f"{src}: FFmpeg cannot process it ({reason(error)}).") from error
 

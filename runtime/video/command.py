@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from srtrt.errors import OutputError
+from srtrt.files import write_text
 from srtrt.runtime.backends import BACKENDS
 from srtrt.runtime.video.report import VideoReport
 from srtrt.spec import PRECISIONS
@@ -116,11 +117,11 @@ def _print_report(report: VideoReport) -> None:
 
 def _write_json(report: VideoReport, path: Path) -> None:
     try:
-        path.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
+        write_text(path, json.dumps(report.to_dict(), indent=2) + "\n")
+    except OutputError as error:
         raise OutputError(
-            f"The video was written to {report.output}, but its report could not be written to "
-            f"{path} ({error.strerror})."
+            f"The video was written to {report.output}, but its report could not be written: "
+            f"{error}"
         ) from error
 
 

@@ -19,7 +19,7 @@ from srtrt.runtime.video.setup import Setup, VideoOptions
 from srtrt.runtime.video.sink import SCALE, VideoSink
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.streams import describe
-from srtrt.runtime.video.verify import check_written, publish
+from srtrt.runtime.video.verify import check_written
 
 _QUEUE_BYTES = 256 * 2**20
 _QUEUE_FRAMES = 4
@@ -180,9 +180,9 @@ class VideoJob:
                 f"{self._decoded} frames were decoded, {self._encoded} encoded and "
                 f"{sink.packets_written} written; nothing was kept. Try another --codec."
             )
-        plan = self.setup.sink
-        rounding = check_written(plan.part, sink.times, matroska=plan.container.is_matroska)
-        publish(plan.part, plan.final)
+        matroska = self.setup.sink.container.is_matroska
+        rounding = check_written(sink.part.path, sink.times, matroska=matroska)
+        sink.part.publish(replace=self.options.overwrite)
         return rounding
 
     def _late_notes(self, sink: VideoSink) -> list[str]:

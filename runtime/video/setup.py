@@ -96,7 +96,6 @@ def set_up(source: VideoSource, dst: Path | None, options: VideoOptions) -> Setu
         _fail_at_the_damage(source)
     source.ignore(target.streams.ignored)
     sink = SinkPlan(
-        part=target.part,
         final=target.path,
         container=target.container,
         encoder=encoder,

@@ -17,6 +17,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from srtrt.errors import OutputError, UsageError
+from srtrt.files import PartFile
 from srtrt.runtime.video import streams as stream_plans
 from srtrt.runtime.video.codecs import Container, EncoderPlan, quiet_svt
 from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
@@ -32,10 +33,8 @@ _MAX_TIMESCALE = 2**31 - 1
 class SinkPlan:
     """Everything that is decided before the first byte is written."""
 
-    part: Path
-    """File that is written."""
     final: Path
-    """Its name when complete; for messages."""
+    """The output."""
     container: Container
     """Kind of file."""
     encoder: EncoderPlan
@@ -84,15 +83,19 @@ class VideoSink:
         self._outputs: dict[int, Stream] = {}
         self._finished = False
         self._chapters_until = chapters_until
-        with writing(plan.final):
-            plan.part.unlink(missing_ok=True)
-            self._file = av.open(
-                str(plan.part.absolute()),
-                "w",
-                format=plan.container.format,
-                container_options=self._muxer_options(source),
-                **METADATA,
-            )
+        self.part = PartFile(plan.final)
+        try:
+            with writing(plan.final):
+                self._file = av.open(
+                    str(self.part.path.absolute()),
+                    "w",
+                    format=plan.container.format,
+                    container_options=self._muxer_options(source),
+                    **METADATA,
+                )
+        except BaseException:
+            self.part.discard()
+            raise
         try:
             self._video = self._add_video(video)
             self._add_copies(source, pictures)
@@ -112,8 +115,7 @@ class VideoSink:
         if not self._finished:
             with contextlib.suppress(av.FFmpegError, OSError):
                 self._file.close()
-        with contextlib.suppress(OSError):
-            self.plan.part.unlink(missing_ok=True)
+        self.part.discard()
 
     def copy(self, packet: Packet[Any]) -> None:
         """Writes a packet of another stream as it is, or holds it until the video is there."""

@@ -28,11 +28,6 @@ class Target:
     notes: tuple[str, ...]
     """Sentences on why the container is another than the source's."""
 
-    @property
-    def part(self) -> Path:
-        """Hidden name beside the final one, used while writing."""
-        return self.path.with_name(f".{self.path.name}.part")
-
 
 def choose_target(
     source: VideoSource, dst: Path | None, *, codec: str, audio: bool, overwrite: bool
@@ -115,10 +110,10 @@ def check_writable(source: Path, path: Path, *, overwrite: bool) -> None:
         OutputError: with the reason and the remedy.
     """
     _refuse_directory(path)
-    if path.exists():
-        if path.samefile(source):
+    if os.path.lexists(path):
+        if path.exists() and path.samefile(source):
             raise OutputError(f"{path} is the input itself; choose another output.")
-        if not path.is_file():
+        if not path.is_file() and not path.is_symlink():
             raise OutputError(f"{path} is not a plain file; choose another output.")
         if not overwrite:
             raise OutputError(f"{path} exists; use --overwrite to replace it.")
@@ -130,5 +125,5 @@ def check_writable(source: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def _refuse_directory(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - False for a name that is too long
         raise OutputError(f"{path} is a directory; give the name of a video file.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -62,17 +61,3 @@ def check_written(part: Path, expected: Sequence[Fraction], *, matroska: bool) -
         f"The timestamps in the written file are off by up to {float(worst):.6f} s; nothing was "
         "kept. Try another container."
     )
-
-
-def publish(part: Path, final: Path) -> None:
-    """Flushes the file to the disk and gives it its final name in one step.
-
-    Raises:
-        OutputError: if the system refuses.
-    """
-    try:
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(final)
-    except OSError as error:
-        raise OutputError(f"{final} cannot be written ({error.strerror}).") from error

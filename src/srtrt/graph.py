@@ -320,13 +320,19 @@ def load_graph(path: Path) -> tuple[ModelProto, ModelSpec]:
     return model, read_spec(model, str(path))
 
 
-def save_graph(path: Path, model: ModelProto) -> None:
+def save_graph(path: Path, model: ModelProto, *, replace: bool = True) -> None:
     """Writes one file, which appears under its name only when complete.
+
+    Args:
+        path: where to.
+        model: the graph.
+        replace: whether an existing file is replaced; see
+            :func:`srtrt.files.replace_when_complete`.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    with replace_when_complete(path) as part:
+    with replace_when_complete(path, replace=replace) as part:
         try:
             part.write_bytes(model.SerializeToString())
         except OSError as error:

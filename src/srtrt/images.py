@@ -347,7 +347,9 @@ def check_output(
     return name
 
 
-def write_image(path: Path, picture: Picture, *, quality: int | None = None) -> None:
+def write_image(
+    path: Path, picture: Picture, *, quality: int | None = None, replace: bool = True
+) -> None:
     """Writes a picture in the format that the ending of ``path`` names.
 
     The file appears under its name when it is complete. PNG, TIFF and BMP lose nothing; WebP
@@ -355,9 +357,11 @@ def write_image(path: Path, picture: Picture, *, quality: int | None = None) -> 
     chroma subsampling. BMP has no place for EXIF.
 
     Args:
-        path: where to; an existing file is replaced.
+        path: where to.
         picture: what to write.
         quality: 1..100, for JPEG and WebP.
+        replace: whether an existing file is replaced; see
+            :func:`srtrt.files.replace_when_complete`.
 
     Raises:
         OutputError: if the format cannot hold the picture, or the file cannot be written.
@@ -367,7 +371,7 @@ def write_image(path: Path, picture: Picture, *, quality: int | None = None) -> 
         data = _encode(picture, name, quality)
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be encoded as {name} ({error}).") from error
-    with replace_when_complete(path) as part:
+    with replace_when_complete(path, replace=replace) as part:
         part.write_bytes(data)
 
 

@@ -27,10 +27,10 @@ from engine_support import (
 
 from srtrt.errors import BackendError, OutputError, ParityError
 from srtrt.files import cache_folder
+from srtrt.locks import locked
 from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, read_engine, sidecar_path
 from srtrt.runtime.engines.flavour import load_runtime_cache, save_runtime_cache
 from srtrt.runtime.engines.key import EngineKey
-from srtrt.runtime.engines.stored import locked
 
 WORKER = """
 import sys
@@ -274,7 +274,7 @@ def test_a_killed_build_leaves_a_usable_cache(
         process.wait(timeout=60)
     lock = cache.folder / f"{key.stem}.lock"
     assert cache.leftovers() == [lock]
-    part = cache.folder / f".{key.stem}.engine.part"
+    part = cache.folder / f".{key.stem}.engine.123-0123456789abcdef.part"
     part.write_bytes(b"half an engine")
     assert cache.leftovers() == [part, lock]
     made = cache.get_or_build(key, build)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from click.testing import CliRunner, Result
 from engine_support import RTX, Builder, accept, flip
 
+from srtrt.locks import locked
 from srtrt.runtime.engines.cache import EngineCache, sidecar_path
 from srtrt.runtime.engines.command import engines
 from srtrt.runtime.engines.key import EngineKey, EngineShape
-from srtrt.runtime.engines.stored import locked
 
 
 def run(cache: EngineCache, *arguments: str) -> Result:
@@ -52,7 +52,7 @@ def test_prune_removes_what_cannot_be_used(
     broken = cache.get_or_build(replace(key, shape=EngineShape.static(8, 8)), build)
     flip(broken.path)
     (cache.folder / "dead.lock").touch()
-    (cache.folder / ".dead.engine.part").touch()
+    (cache.folder / ".dead.engine.123-0123456789abcdef.part").touch()
     before = sorted(cache.folder.iterdir())
     dry = run(cache, "prune", "--dry-run").output
     assert sorted(cache.folder.iterdir()) == before

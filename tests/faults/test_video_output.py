@@ -62,6 +62,10 @@ def start(folder: Path, *arguments: str, pause: float = 0, limit: int = 0) -> An
     )
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def assert_refused(done: Result, words: str) -> None:
     """Refused before anything else was said, in one line."""
     assert done.exit_code == 1, done.output
@@ -101,7 +105,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4")
     assert_refused(upscale(clip, "-o", tmp_path / "no" / "out.mp4"), "is not a directory")
     assert_refused(upscale(clip, "-o", tmp_path), "is a directory")
-    assert_refused(upscale(clip, "-o", "/proc/out.mp4"), "/proc/out.mp4 cannot be")
+    assert_refused(upscale(clip, "-o", "/proc/out.mp4"), "/proc/out.mp4: cannot be")
     assert_refused(upscale(clip, "-o", tmp_path / "out.xyz"), "expected one of .mp4")
     assert_refused(upscale(clip, "-o", tmp_path / "out"), "'(none)' is not a container")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
@@ -194,7 +198,7 @@ def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     clip = make_clip(tmp_path / "in.mp4", pts=range(0, 300000, 3000))
     process = start(tmp_path, str(clip), pause=0.2)
     deadline = time.monotonic() + 20
-    while not (tmp_path / ".in_x4.mp4.part").exists() and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".in_x4.mp4*.part")) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(number)
@@ -205,3 +209,78 @@ def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def wait_for_part(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".in_x4.mp4*.part")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_planted_links_and_pipes_are_left_alone(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".in_x4.mp4.part").symlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / ".r.json.part")
+    process = start(tmp_path, str(clip), "--json", "r.json")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert (tmp_path / ".in_x4.mp4.part").is_symlink()
+    assert (tmp_path / "r.json").stat().st_size > 100
+
+
+def test_a_second_run_on_an_output_is_refused_at_its_start(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", pts=range(0, 60000, 3000))
+    first = start(tmp_path, str(clip), pause=0.2)
+    wait_for_part(tmp_path)
+    done = upscale(clip, "--overwrite")
+    assert_refused(done, f"Another srtrt (process {first.pid}, started ")
+    assert f"is writing {tmp_path / 'in_x4.mp4'}. " in done.stderr
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    assert names(tmp_path) == ["in.mp4", "in_x4.mp4"]
+
+
+def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    process = start(tmp_path, str(clip), pause=0.1)
+    wait_for_part(tmp_path)
+    (tmp_path / "in_x4.mp4").write_text("of another")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"kept as {tmp_path / 'in_x4-1.mp4'}" in errors
+    assert (tmp_path / "in_x4.mp4").read_text() == "of another"
+    assert names(tmp_path) == ["in.mp4", "in_x4-1.mp4", "in_x4.mp4"]
+    assert upscale(tmp_path / "in_x4-1.mp4", "-o", tmp_path / "b.mkv").exit_code == 0
+
+
+def test_a_killed_run_leaves_no_output_and_the_next_one_clears_up(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    for _ in range(2):
+        process = start(tmp_path, str(clip), pause=0.5)
+        wait_for_part(tmp_path)
+        process.kill()
+        process.communicate(timeout=60)
+        assert len(names(tmp_path)) == 2
+        assert not (tmp_path / "in_x4.mp4").exists()
+        stale = list(tmp_path.glob(".*.part"))
+        done = upscale(clip, "--encoder", "none")
+        assert done.exit_code != 0
+        assert list(tmp_path.glob(".*.part")) == stale, "it never came to writing"
+        assert upscale(clip).exit_code == 0
+        assert names(tmp_path) == ["in.mp4", "in_x4.mp4"]
+        (tmp_path / "in_x4.mp4").unlink()
+
+
+@pytest.mark.parametrize("length", [255, 256])
+def test_long_names(tmp_path: Path, length: int) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    output = tmp_path / ("n" * (length - 4) + ".mkv")
+    done = upscale(clip, "-o", output)
+    if length > 255:
+        assert_refused(done, "File name too long")
+    else:
+        assert done.exit_code == 0, done.output
+        assert names(tmp_path) == ["in.mp4", output.name]

@@ -173,15 +173,14 @@ def test_a_full_disk_keeps_the_earlier_states(
     from srtrt.train import state
 
     run = trainer(picture_folder, tmp_path, "schedule.length=8", "run.save_every=2", "run.keep=1")
-    real = state.save_file
+    real = state.save
 
-    def full(tensors: object, path: Path, metadata: object) -> None:
+    def full(tensors: object, metadata: object) -> bytes:
         if run.step == 6:
-            Path(path).write_bytes(b"half a file")
             raise OSError(28, "No space left on device")
-        real(tensors, path, metadata=metadata)  # type: ignore[arg-type]
+        return real(tensors, metadata=metadata)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(state, "save_file", full)
+    monkeypatch.setattr(state, "save", full)
     with pytest.raises(OutputError, match=r"No space left on device.*earlier states"):
         run.run()
     assert [p.name for p in (tmp_path / "states").iterdir()] == ["state-00000004.safetensors"]

@@ -85,7 +85,6 @@ def test_default_output(
         target = choose_target(source, None, codec=codec, audio=True, overwrite=False)
     assert target.path == tmp_path / expected
     assert bool(target.notes) == (Path(expected).suffix != Path(name).suffix)
-    assert target.part == tmp_path / f".{expected}.part"
 
 
 def test_stream_that_the_named_container_refuses(tmp_path: Path) -> None:
