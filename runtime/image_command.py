@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from srtrt.files import write_text
+from srtrt.runtime.command_options import backend_option
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
 from srtrt.runtime.session import Session
 from srtrt.weights import DEFAULT_MODEL
@@ -93,6 +94,7 @@ def _report(results: list[ImageResult], session: Session | None) -> dict[str, An
     return {
         "engine": None if session is None else session.description,
         "engine_reason": None if session is None else session.reason,
+        "backend_options": {} if session is None else dict(session.backend_options),
         "notes": [] if session is None else session.notes,
         "images": [
             {
@@ -117,6 +119,7 @@ def _report(results: list[ImageResult], session: Session | None) -> dict[str, An
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--precision", default="auto", show_default=True, help="Arithmetic of the engine.")
 @click.option("--tile", default="auto", show_default=True, help="auto, none or a side in pixels.")
+@backend_option
 @click.option(
     "--trust-engine",
     is_flag=True,

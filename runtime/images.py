@@ -20,6 +20,7 @@ from srtrt.images import FORMAT_OF_SUFFIX, Picture, check_output, read_image, wr
 from srtrt.locks import output_claimed
 from srtrt.resample import resize_bicubic, resize_bicubic_rows
 from srtrt.runtime import session as sessions
+from srtrt.runtime.backends.options import BackendOptions
 from srtrt.weights import DEFAULT_MODEL
 
 _PATTERN_CHARACTERS = frozenset("*?[")
@@ -246,6 +247,7 @@ def upscale_images(
     device: str = "auto",
     precision: str = "auto",
     tile: str | int = "auto",
+    backend_options: BackendOptions = None,
     trust_engine: bool = False,
     quality: int | None = None,
     overwrite: bool = False,
@@ -256,11 +258,12 @@ def upscale_images(
     Args:
         inputs: files, folders and patterns, see :func:`find_images`.
         output: file or folder, see :func:`plan_targets`; its ending selects the format.
-        model: see :func:`srtrt.runtime.session.open_session`, as the next five.
+        model: see :func:`srtrt.runtime.session.open_session`, as the next six.
         backend: engine.
         device: where it runs.
         precision: its arithmetic.
         tile: how pictures are divided.
+        backend_options: settings of the engine.
         trust_engine: whether engines of other users are loaded.
         quality: 1..100 for JPEG (95 by default) and WebP (lossless by default).
         overwrite: whether existing files may be replaced.
@@ -297,6 +300,7 @@ def upscale_images(
                 device=device,
                 precision=precision,
                 tile=tile,
+                backend_options=backend_options,
                 trust_engine=trust_engine,
                 on_build=watcher.building,
             )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srtrt.errors import SrtrtError
+from srtrt.runtime.backends.options import option_lines
 from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import bundled_models, find_model, weights_folder
 from srtrt.runtime.select import AUTO_ORDER, choose, survey
@@ -83,6 +84,9 @@ def doctor() -> None:
         mark = "yes" if capability.usable else "no "
         precisions = f" [{', '.join(capability.precisions)}]" if capability.usable else ""
         click.echo(f"  {mark} {name} on {capability.device}{precisions}: {capability.reason}")
+    click.echo("Options of backends (--backend-option NAME=VALUE):")
+    for line in option_lines():
+        click.echo(f"  {line}")
     order = ", ".join(f"{name} on {device}" for name, device in AUTO_ORDER)
     click.echo(f"--backend auto tries {order}.")
     try:

@@ -44,12 +44,17 @@ class Executor(Protocol):
         """Releases it; harmless when repeated."""
 
 
+_MOST = 256
+_TRACE_REFUSED = "only measurements read what it records; use `srtrt benchmark throughput`"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RingOptions:
     """How many frames are computed at the same time.
 
     Raises:
-        UsageError: if a number is not positive, or there are fewer slots than streams.
+        UsageError: if a number is not positive or far too large, or there are fewer slots than
+            streams.
     """
 
     streams: int = 2
@@ -58,16 +63,23 @@ class RingOptions:
     """Batches in flight."""
     batch: int = 1
     """Frames computed at once."""
-    graph: bool = True
+    graph: bool = field(default=True, metadata={"device": "cuda"})
     """Records copy in, computing and copy out as one graph, where device and network can."""
-    trace: bool = False
+    trace: bool = field(default=False, metadata={"refused": _TRACE_REFUSED})
     """Measures when each part of a batch runs, see :meth:`FrameRing.times`; without such graphs."""
 
     def __post_init__(self) -> None:
-        if min(self.streams, self.slots, self.batch) < 1 or self.slots < self.streams:
+        numbers = (self.streams, self.slots, self.batch)
+        if min(numbers) < 1 or self.slots < self.streams:
             raise UsageError(
                 f"ring of {self.slots} slots on {self.streams} streams with batch {self.batch}: "
-                "expected positive numbers, and at least as many slots as streams."
+                "expected positive numbers, and at least as many slots as streams "
+                f"(such as slots={max(2 * self.streams, 1)})."
+            )
+        if max(numbers) > _MOST:
+            raise UsageError(
+                f"ring of {self.slots} slots on {self.streams} streams with batch {self.batch}: "
+                f"expected no number above {_MOST}, as each takes memory of its own."
             )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from srtrt.errors import DeviceMemoryError, UsageError
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.backends.options import BackendOptions, choose_options
 from srtrt.runtime.first_frame import require_plausible
 from srtrt.runtime.layouts import input_size
 from srtrt.runtime.memory import memory_limit
@@ -35,6 +36,7 @@ class Session:
         description: model, engine, precision and device in a few words.
         reason: the engine and why it was chosen, in one short sentence.
         notes: sentences worth telling the user, such as why an engine was built again.
+        backend_options: settings of the backend that were asked for, by name.
     """
 
     def __init__(self, backend: Backend, *, radius: int, scale: int, tile: str | int) -> None:
@@ -56,12 +58,13 @@ class Session:
         self._margin = -(-reach // self._align) * self._align
         self._side = _parse_tile(tile)
         self._untiled = tile == "none"
-        self._max_pixels = max(1, memory_limit(backend.device) // _pixel_bytes(backend))
+        self._max_pixels = max(1, memory_limit(backend.device) // backend.frame_bytes_per_pixel)
         self.scale = scale
         self.model = backend.model.name
         self.description = f"{self.model} on {backend.description}"
         self.reason = f"{backend.description}."
         self.notes = backend.notes
+        self.backend_options: Mapping[str, Any] = {}
         self._checked = False
 
     @property
@@ -218,12 +221,6 @@ class Session:
         self.close()
 
 
-def _pixel_bytes(backend: Backend) -> int:
-    """Memory per LR pixel, which grows with the width of the network."""
-    features = int(backend.spec.config.get("features", 64))
-    return max(1, backend.bytes_per_pixel * features // 64)
-
-
 def _region(
     axis: int, part: int, row: Window, column: Window, scale: int, computed: bool
 ) -> tuple[slice, ...]:
@@ -260,6 +257,7 @@ def open_session(
     device: str = "auto",
     precision: str = "auto",
     tile: str | int = "auto",
+    backend_options: BackendOptions = None,
     trust_engine: bool = False,
     on_build: Callable[[float, str], None] | None = None,
 ) -> Session:
@@ -272,6 +270,8 @@ def open_session(
         device: ``auto``, ``cpu`` or ``cuda:N``.
         precision: ``auto`` or a :data:`srtrt.spec.Precision`.
         tile: ``auto``, ``none``, or the longest side of a tile in LR pixels.
+        backend_options: settings of the backend that is chosen: names and values (``srtrt doctor``
+            lists them), ``NAME=VALUE`` texts, or its dataclass, such as ``OpenVinoOptions``.
         trust_engine: load engines that another user may have written. An engine is code.
         on_build: while an engine is built, told what share is done, 0..1, and what is going on.
 
@@ -279,18 +279,28 @@ def open_session(
         InputError: if there is no such model.
         ModelError: if the model is unusable, or not usable on this backend.
         BackendError: if an explicit wish cannot be met.
-        UsageError: if a name is unknown.
+        UsageError: if a name is unknown, or the backend has no such option or value.
     """
     found = find_model(model)
     if backend == "auto" and found.graph_path is None:
         backend = "torch"
     choice = choose(backend, device, _stored_precision(found, precision))
+    chosen = choose_options(choice.backend, choice.device, backend_options)
     kind = backend_class(choice.backend)
-    opened = kind(found, form=form, device=choice.device, precision=choice.precision)
+    opened = kind(
+        found,
+        form=form,
+        device=choice.device,
+        precision=choice.precision,
+        options=chosen.options,
+    )
     opened.on_build, opened.trust_engine = on_build, trust_engine
     spec = opened.spec
     session = Session(opened, radius=spec.receptive_radius, scale=spec.scale, tile=tile)
-    session.reason = f"{opened.description}: {choice.why}."
+    asked = f" with {chosen}" if chosen.given else ""
+    session.backend_options = chosen.given
+    session.description += asked
+    session.reason = f"{opened.description}{asked}: {choice.why}."
     return session
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import InputError
+from srtrt.runtime.backends.options import BackendOptions
 from srtrt.runtime.session import open_session
 from srtrt.weights import DEFAULT_MODEL
 
@@ -29,6 +30,7 @@ class Upscaler:
         device: str = "auto",
         precision: str = "auto",
         tile: str | int = "auto",
+        backend_options: BackendOptions = None,
     ) -> None:
         """Opens a model; the arguments and errors are those of :func:`open_session`."""
         self._session = open_session(
@@ -38,6 +40,7 @@ class Upscaler:
             device=device,
             precision=precision,
             tile=tile,
+            backend_options=backend_options,
         )
         self.description = self._session.description
         """Model, engine, precision and device in a few words."""

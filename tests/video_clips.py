@@ -32,6 +32,7 @@ class NearestSession:
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.notes: list[str] = []
+        self.backend_options: dict[str, Any] = {}
         self.description = "nearest neighbour"
         self.reason = "nearest neighbour on cpu: the test wants it."
 

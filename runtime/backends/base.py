@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError, SrtrtError
+from srtrt.errors import BackendError, DeviceMemoryError, SrtrtError, UsageError
 from srtrt.runtime.models import Model
-from srtrt.runtime.ring import Arrays, Pending, StageTimes
+from srtrt.runtime.ring import Arrays, Pending, RingOptions, StageTimes
 from srtrt.runtime.rings import FrameRings
 from srtrt.spec import Form, ModelSpec, Precision
+
+_SLOT_BYTES = 2 * 3 * (1 + 16)
+"""Bytes per LR pixel of a frame and its result, in host and device memory."""
 
 _MEMORY_SIGNS = ("bad_alloc", "out of memory", "allocate memory", "failed to allocate", "bad alloc")
 
@@ -39,6 +42,20 @@ class Capability:
         return bool(self.precisions)
 
 
+def require_at_least(**limits: tuple[int, int]) -> None:
+    """Refuses options that are too small.
+
+    Args:
+        limits: by the option's name its value and the least that it may be.
+
+    Raises:
+        UsageError: for the first that is less.
+    """
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise UsageError(f"{name} is {value}; expected at least {least}.")
+
+
 class Backend(ABC):
     """One opened network on one engine.
 
@@ -54,19 +71,41 @@ class Backend(ABC):
     name: ClassVar[str]
     builds_engines: ClassVar[bool] = False
     """Whether :meth:`prepare` may build an engine, which takes minutes."""
+    options_type: ClassVar[type[Any]]
+    """Frozen keyword-only dataclass of its settings, all of which have defaults."""
+    usual_ring: ClassVar[RingOptions | None] = None
+    """Frames in flight where the settings leave it open; None is one after the other."""
     bytes_per_pixel: ClassVar[int]
-    """Peak memory per LR pixel, measured with the 64-feature generator in float32, rounded up."""
+    """Peak memory of one stream per LR pixel, measured with the 64-feature generator in float32,
+    rounded up."""
 
     failures: ClassVar[tuple[type[Exception], ...]] = (RuntimeError,)
     """What the engine raises when it fails."""
 
-    def __init__(self, model: Model, *, form: Form, device: str, precision: Precision) -> None:
-        """Opens the network; use the backend's own options for finer control.
+    def __init__(
+        self,
+        model: Model,
+        *,
+        form: Form,
+        device: str,
+        precision: Precision,
+        options: Any | None = None,
+    ) -> None:
+        """Opens the network.
+
+        Args:
+            model: the network.
+            form: what its inputs and outputs look like.
+            device: ``cpu`` or ``cuda:N``.
+            precision: its arithmetic.
+            options: an instance of :attr:`options_type`; None is the defaults.
 
         Raises:
             BackendError: if the engine refuses it.
+            UsageError: if an option cannot be met.
         """
         self.model, self.form, self.device, self.precision = model, form, device, precision
+        self.options = self.options_type() if options is None else options
         self.spec = self._read_spec(model)
         self.notes: list[str] = []
         self.on_build: Callable[[float, str], None] | None = None
@@ -87,6 +126,16 @@ class Backend(ABC):
     def description(self) -> str:
         """Engine, precision and device in a few words."""
         return f"{self.name} {self.precision} ({self.device})"
+
+    @property
+    def frame_bytes_per_pixel(self) -> int:
+        """Peak memory per LR pixel of a frame, with all that is computed beside it."""
+        features = int(self.spec.config.get("features", 64))
+        network = max(1, self.bytes_per_pixel * features // 64)
+        ring: RingOptions | None = getattr(self.options, "ring", None) or self.usual_ring
+        if ring is None:
+            return network
+        return network * ring.streams * ring.batch + _SLOT_BYTES * ring.slots * ring.batch
 
     @property
     def in_flight(self) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, MissingPackageError, install_hint
 from srtrt.files import cache_folder
-from srtrt.runtime.backends.base import Backend, Capability
+from srtrt.runtime.backends.base import Backend, Capability, require_at_least
 from srtrt.runtime.cuda.device import Stream
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.engines.stored import make_folder
@@ -18,27 +18,39 @@ from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, RingOptions
 from srtrt.runtime.rings import rings_for
+from srtrt.runtime.threads import engine_threads
 from srtrt.spec import Form, Precision
+
+_NO_GRAPHS = "ONNX Runtime may copy and allocate between kernels, so nothing is recorded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxRuntimeOptions:
-    """Settings of the engine."""
+    """Settings of the engine.
 
-    threads: int = 0
-    """Threads of one operator on the CPU; 0 is one per physical core."""
-    optimise: bool = True
-    """False runs the graph node by node as it is written."""
-    ring: RingOptions | None = None
-    """Frames in flight. None is the ring's own defaults on a GPU where a package to call CUDA is
-    installed, and one frame after the other elsewhere; on the CPU, a ring has threads for streams.
+    Raises:
+        UsageError: if a number is negative.
     """
+
+    threads: int = field(default=0, metadata={"device": "cpu"})
+    """Threads of one stream; 0 is one for each core that the process may keep busy."""
+    optimise: bool = True
+    """Fuses and folds nodes; false runs the graph node by node as it is written."""
+    ring: RingOptions | None = field(default=None, metadata={"refused": {"graph": _NO_GRAPHS}})
+    """Frames in flight, as soon as one of these is given, on the CPU with threads for streams; by
+    default on a GPU where a package to call CUDA is installed, and one after the other elsewhere.
+    """
+
+    def __post_init__(self) -> None:
+        require_at_least(threads=(self.threads, 0))
 
 
 class OnnxRuntimeBackend(Backend):
     """An exported graph on ONNX Runtime; on a GPU through its CUDA provider."""
 
     name = "onnxruntime"
+    options_type = OnnxRuntimeOptions
+    options: OnnxRuntimeOptions
     bytes_per_pixel = 9_000
     failures = (Exception,)  # its own exceptions share no other base
     gpu_provider: ClassVar[str] = "CUDAExecutionProvider"
@@ -52,19 +64,19 @@ class OnnxRuntimeBackend(Backend):
         precision: Precision,
         options: OnnxRuntimeOptions | None = None,
     ) -> None:
-        super().__init__(model, form=form, device=device, precision=precision)
+        super().__init__(model, form=form, device=device, precision=precision, options=options)
         self._ort = _package()
-        self._options = options or OnnxRuntimeOptions()
+        self._threads = engine_threads(self.options.threads) if device == "cpu" else 0
         self._graph = model.graph(form, precision).SerializeToString()
-        self._rings = rings_for(device, form, self._network_for, self._options.ring)
+        self._rings = rings_for(device, form, self._network_for, self.options.ring)
         self._session = None if self._rings else self._open()
 
     def _open(self, stream: Stream | None = None) -> Any:
         """A session, on a GPU one that computes on the stream if there is one."""
         ort, settings = self._ort, self._ort.SessionOptions()
-        settings.intra_op_num_threads = self._options.threads
+        settings.intra_op_num_threads = self._threads
         settings.log_severity_level = 3
-        if not self._options.optimise:
+        if not self.options.optimise:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         wanted = "CPUExecutionProvider" if self.device == "cpu" else self.gpu_provider
         facts = {} if self.device == "cpu" else self._provider_options(stream)

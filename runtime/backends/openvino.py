@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, MissingPackageError
-from srtrt.runtime.backends.base import Backend, Capability
+from srtrt.runtime.backends.base import Backend, Capability, require_at_least
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.layouts import form_layouts
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays
+from srtrt.runtime.threads import engine_threads
 from srtrt.spec import Form, Precision
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -24,12 +25,19 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVinoOptions:
-    """Settings of the engine."""
+    """Settings of the engine.
+
+    Raises:
+        UsageError: if a number is too small.
+    """
 
     threads: int = 0
-    """Threads; 0 leaves the choice to OpenVINO."""
+    """Threads; 0 is one for each core that the process may keep busy."""
     compiled_shapes: int = 4
     """How many frame sizes stay compiled; the least recently used one goes first."""
+
+    def __post_init__(self) -> None:
+        require_at_least(threads=(self.threads, 0), compiled_shapes=(self.compiled_shapes, 1))
 
 
 class OpenVinoBackend(Backend):
@@ -39,6 +47,8 @@ class OpenVinoBackend(Backend):
     """
 
     name = "openvino"
+    options_type = OpenVinoOptions
+    options: OpenVinoOptions
     bytes_per_pixel = 7_000
 
     def __init__(
@@ -50,14 +60,14 @@ class OpenVinoBackend(Backend):
         precision: Precision,
         options: OpenVinoOptions | None = None,
     ) -> None:
-        super().__init__(model, form=form, device=device, precision=precision)
+        super().__init__(model, form=form, device=device, precision=precision, options=options)
         openvino = _package()
         if device != "cpu" or precision not in (*_HINTS, "int8"):
             raise BackendError(
                 f"openvino runs on the cpu in {', '.join(_HINTS)} or int8, "
                 f"not on {device} in {precision}."
             )
-        self._options = options or OpenVinoOptions()
+        self._threads = engine_threads(self.options.threads)
         self._core = openvino.Core()
         between = "bf16" if _has_bf16(self._core) else "fp32"
         self._hint = _HINTS[between if precision == "int8" else precision]
@@ -115,10 +125,10 @@ class OpenVinoBackend(Backend):
             "INFERENCE_PRECISION_HINT": self._hint,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        if self._options.threads:
-            config["INFERENCE_NUM_THREADS"] = self._options.threads
+        if self._threads:
+            config["INFERENCE_NUM_THREADS"] = self._threads
         request = self._core.compile_model(self._model, "CPU", config).create_infer_request()
-        while len(self._compiled) >= self._options.compiled_shapes:
+        while len(self._compiled) >= self.options.compiled_shapes:
             self._compiled.popitem(last=False)
         self._compiled[key] = request
         return request

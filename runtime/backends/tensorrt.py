@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, SrtrtError
+from srtrt.errors import BackendError, SrtrtError, UsageError
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda import Binding, installed_binding, open_device
 from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, Verify
 from srtrt.runtime.engines.execution import LoadedEngine, run_engine
-from srtrt.runtime.engines.flavour import FLAVOURS, Flavour, flavour_of
+from srtrt.runtime.engines.flavour import CURRENT, FLAVOURS, Flavour, flavour_of
 from srtrt.runtime.engines.gate import engine_gate, mosaics
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
 from srtrt.runtime.engines.key import EngineKey, EngineOptions, EngineShape, InputSize
@@ -43,12 +43,13 @@ _NO_DRIVER = (
 class TensorRtOptions:
     """Settings of the engine."""
 
-    flavour: str = "auto"
-    """``tensorrt``, ``tensorrt-rtx``, or the first of them that can be used."""
+    product: Literal["auto", "tensorrt", "tensorrt-rtx"] = "auto"
+    """What builds and runs engines; auto is the first that can be used."""
     build: EngineOptions = field(default_factory=EngineOptions)
     """How engines are built."""
     ring: RingOptions | None = None
-    """Frames in flight; None is what ``srtrt tune`` stored, else the ring's own defaults."""
+    """Frames in flight, as soon as one of these is given; by default as ``srtrt tune`` found, else
+    with these defaults."""
     binding: Binding = "auto"
     """Package through which CUDA is called."""
     cache_folder: Path | None = None
@@ -62,9 +63,12 @@ class TensorRtBackend(Backend):
     """
 
     name = "tensorrt"
+    options_type = TensorRtOptions
+    options: TensorRtOptions
+    usual_ring = RingOptions()
     builds_engines = True
-    bytes_per_pixel = 12_000
-    """Estimated from the largest tensors of the network in float32, on two streams."""
+    bytes_per_pixel = 6_000
+    """Estimated from the largest tensors of the network in float32."""
 
     def __init__(
         self,
@@ -75,15 +79,20 @@ class TensorRtBackend(Backend):
         precision: Precision,
         options: TensorRtOptions | None = None,
     ) -> None:
-        super().__init__(model, form=form, device=device, precision=precision)
-        self._options = options or TensorRtOptions()
+        super().__init__(model, form=form, device=device, precision=precision, options=options)
         gpu = gpu_facts(device)
-        self._flavour = _usable_flavour(self._options.flavour, gpu)
+        self._flavour = _usable_flavour(self.options.product, gpu)
         assert gpu is not None
+        _require_target(self.options.build, gpu)
+        if self.options.build.level != EngineOptions.level and not self._flavour.levels:
+            self.notes.append(
+                f"{self._flavour.label} has no optimisation levels, so level="
+                f"{self.options.build.level} changes nothing."
+            )
         self._gpu = gpu
         self._graph = model.graph(form, precision)
-        self._cache = EngineCache(self._options.cache_folder)
-        self._device = open_device(device, self._options.binding)
+        self._cache = EngineCache(self.options.cache_folder)
+        self._device = open_device(device, self.options.binding)
         self._rings = FrameRings(self._device, form, self._network_for, self.ring_options)
 
     @property
@@ -104,19 +113,21 @@ class TensorRtBackend(Backend):
 
     def ring_options(self, size: InputSize) -> RingOptions:
         """How frames of a size are computed: as asked for, as tuned, or the defaults."""
-        if self._options.ring is not None:
-            return self._options.ring
         choice, problem = read_choice(self._cache, self.key(size))
+        if self.options.ring is not None:
+            if choice not in (None, self.options.ring):
+                problem = "other frames in flight were asked for"
+            choice = self.options.ring
         if problem:
             self.notes.append(f"The result of `srtrt tune` is not used: {problem}.")
-        return choice or RingOptions()
+        return choice or self.usual_ring
 
     def key(self, size: InputSize) -> EngineKey:
         """The key of the engine for batches of a size."""
         return engine_key_of(
             self._graph,
             EngineShape.of(size),
-            self._options.build,
+            self.options.build,
             flavour=self._flavour,
             gpu=self._gpu,
         )
@@ -125,7 +136,7 @@ class TensorRtBackend(Backend):
         engine = provide_engine(
             self._graph,
             EngineShape.of(size),
-            self._options.build,
+            self.options.build,
             flavour=self._flavour,
             gpu=self._gpu,
             cache=self._cache,
@@ -257,6 +268,17 @@ def _usable_flavour(name: str, gpu: GpuFacts | None) -> Flavour:
             return flavour
         problems.append(problem)
     raise BackendError(f"no engine can run here: {'; '.join(problems)}.")
+
+
+def _require_target(build: EngineOptions, gpu: GpuFacts) -> None:
+    """Refuses, before it is built, an engine that is only for other GPUs."""
+    targets = build.compute_capabilities
+    if targets and not {CURRENT, gpu.compute_capability} & set(targets):
+        raise UsageError(
+            f"compute_capabilities is {', '.join(targets)}, and {gpu.name} has "
+            f"{gpu.compute_capability}; an engine that is to run here must be for that or "
+            f"{CURRENT!r}. To make one for another machine, use `srtrt export`."
+        )
 
 
 def _capability(flavour: Flavour, gpu: GpuFacts) -> Capability:

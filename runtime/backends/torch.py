@@ -29,14 +29,14 @@ class TorchOptions:
     """Settings of the engine."""
 
     rewritten: bool = True
-    """Fold BatchNorm and the tail; False runs the generator exactly as it was trained."""
+    """Folds BatchNorm and the tail; false runs the generator exactly as it was trained."""
     channels_last: bool = True
-    """Keep activations in NHWC order, which is faster on CPU and GPU."""
+    """Keeps activations in NHWC order, which is faster on CPU and GPU."""
     compile: bool = False
-    """Let torch.compile fuse kernels; the first frame of a size then takes a minute or so."""
+    """Lets torch.compile fuse kernels; the first frame of a size then takes a minute or so."""
     ring: RingOptions | None = None
-    """Frames in flight. None is the ring's own defaults on a GPU where a package to call CUDA is
-    installed, and one frame after the other elsewhere; on the CPU, a ring has threads for streams.
+    """Frames in flight, as soon as one of these is given, on the CPU with threads for streams; by
+    default on a GPU where a package to call CUDA is installed, and one after the other elsewhere.
     """
 
 
@@ -44,6 +44,8 @@ class TorchBackend(Backend):
     """A checkpoint in PyTorch, dressed in the same forms as the exported graphs."""
 
     name = "torch"
+    options_type = TorchOptions
+    options: TorchOptions
     bytes_per_pixel = 12_000
 
     def __init__(
@@ -56,10 +58,10 @@ class TorchBackend(Backend):
         options: TorchOptions | None = None,
     ) -> None:
         torch = self._torch = _package()
-        super().__init__(model, form=form, device=device, precision=precision)
+        super().__init__(model, form=form, device=device, precision=precision, options=options)
         from srtrt.networks.rewrites import InferenceGenerator
 
-        options = options or TorchOptions()
+        options = self.options
         generator = self._generator
         network = InferenceGenerator(generator) if options.rewritten else generator
         types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -156,12 +156,14 @@ class EngineOptions:
             raise UsageError(
                 f"optimisation level is {self.level}; expected a number from 0 to {MAX_LEVEL}."
             )
-        for name, value, least in (
-            ("workspace", self.workspace_bytes, 1),
-            ("number of extra streams", self.aux_streams, 0),
+        for name, value, least, most in (
+            ("workspace", self.workspace_bytes, 1, 1 << 50),
+            ("number of extra streams", self.aux_streams, 0, 1 << 20),
         ):
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}; expected at least {least}.")
+            if value is not None and value > most:
+                raise UsageError(f"{name} is {value}; expected at most {most}.")
         targets = self.compute_capabilities
         if len(set(targets)) != len(targets) or (CURRENT in targets and len(targets) > 1):
             raise UsageError(

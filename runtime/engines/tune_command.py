@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from srtrt.errors import UsageError
+from srtrt.runtime.command_options import backend_option
 from srtrt.runtime.engines.key import EngineShape
 from srtrt.spec import PRECISIONS, Form
 from srtrt.weights import DEFAULT_MODEL
@@ -29,6 +30,7 @@ from srtrt.weights import DEFAULT_MODEL
     help="Form of the frames: yuv420p8 for most video, rgb8 for pictures.",
 )
 @click.option("--device", default="auto", show_default=True, help="cuda:N.")
+@backend_option
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.0),
@@ -36,12 +38,22 @@ from srtrt.weights import DEFAULT_MODEL
     show_default=True,
     help="How long each setting is measured.",
 )
-def tune(model: str, shape: str, precision: str, form: Form, device: str, seconds: float) -> None:
+def tune(
+    model: str,
+    shape: str,
+    precision: str,
+    form: Form,
+    device: str,
+    backend_options: tuple[str, ...],
+    seconds: float,
+) -> None:
     """Measure streams x batch x CUDA graph for frames of one size, and keep the fastest.
 
     Needs an NVIDIA GPU with TensorRT or TensorRT-RTX; builds the engines it needs. What is found
-    is stored beside the engine, and used whenever frames of this size are upscaled.
+    is stored beside the engine, and used whenever frames of this size are upscaled with the same
+    options of the build.
     """
+    from srtrt.runtime.backends.options import choose_options
     from srtrt.runtime.backends.tensorrt import TensorRtBackend, tune_backend
     from srtrt.runtime.engines.tuning import Measured, ring_name
     from srtrt.runtime.models import find_model
@@ -54,6 +66,9 @@ def tune(model: str, shape: str, precision: str, form: Form, device: str, second
         )
     wanted.require_form(form)
     choice = choose(TensorRtBackend.name, device, precision)
+    chosen = choose_options(choice.backend, choice.device, backend_options)
+    if chosen.options.ring is not None:
+        raise UsageError(f"{chosen}: frames in flight are what is measured; leave them out.")
     click.echo(f"{choice.reason}", err=True)
 
     def show(measured: Measured) -> None:
@@ -68,6 +83,7 @@ def tune(model: str, shape: str, precision: str, form: Form, device: str, second
         device=choice.device,
         precision=choice.precision,
         seconds=seconds,
+        options=chosen.options,
         on_measured=show,
         on_note=lambda text: click.echo(f"note: {text}", err=True),
     )

@@ -11,6 +11,7 @@ import av
 
 from srtrt.errors import InputError, UsageError
 from srtrt.locks import output_claimed
+from srtrt.runtime.backends.options import BackendOptions
 from srtrt.runtime.video.choice import AUTO, asked_for, choose_model
 from srtrt.runtime.video.ffmpeg_errors import reason
 from srtrt.runtime.video.job import VideoJob
@@ -32,6 +33,7 @@ def upscale_video(
     device: str = "auto",
     precision: str = "auto",
     tile: str | int = "auto",
+    backend_options: BackendOptions = None,
     trust_engine: bool = False,
     codec: str = "auto",
     encoder: str = "auto",
@@ -60,6 +62,7 @@ def upscale_video(
         device: ``auto``, ``cpu`` or ``cuda:N``.
         precision: arithmetic of the network, or ``auto``.
         tile: ``auto``, ``none``, or a number of source pixels.
+        backend_options: settings of the engine, see :func:`srtrt.runtime.session.open_session`.
         trust_engine: load engines that another user may have written. An engine is code.
         codec: ``auto``, ``h264``, ``hevc``, ``av1`` or ``ffv1``.
         encoder: FFmpeg's name of an encoder, or ``auto``.
@@ -98,6 +101,7 @@ def upscale_video(
         "device": device,
         "precision": precision,
         "tile": tile,
+        "backend_options": backend_options,
         "trust_engine": trust_engine,
     }
     try:

@@ -15,6 +15,7 @@ import click
 from srtrt.errors import OutputError
 from srtrt.files import write_text
 from srtrt.runtime.backends import BACKENDS
+from srtrt.runtime.command_options import backend_option
 from srtrt.runtime.video.report import VideoReport
 from srtrt.spec import PRECISIONS
 
@@ -51,6 +52,7 @@ from srtrt.spec import PRECISIONS
 @click.option(
     "--tile", default="auto", show_default=True, help="auto, none, or a size in source pixels."
 )
+@backend_option
 @click.option(
     "--trust-engine",
     is_flag=True,

@@ -94,6 +94,7 @@ class VideoJob:
             model=self.networks.choice.name,
             model_reason=self.networks.choice.reason,
             network=session.description,
+            backend_options=dict(session.backend_options),
             engine_reason=session.reason,
             output=str(target.path),
             width=SCALE * facts.width,

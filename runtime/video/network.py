@@ -30,6 +30,7 @@ class VideoSession(Protocol):
     description: str
     reason: str
     notes: list[str]
+    backend_options: Mapping[str, Any]
 
     @property
     def in_flight(self) -> int:

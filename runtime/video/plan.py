@@ -38,7 +38,9 @@ class VideoPlan:
     model_reason: str
     """Why this one."""
     network: str
-    """Model, backend, precision and device that compute the frames."""
+    """Model, backend, precision, device and options that compute the frames."""
+    backend_options: Mapping[str, Any]
+    """Options of the backend that were asked for, by name."""
     engine_reason: str
     """Backend, precision and device, and why these."""
     output: str

@@ -30,6 +30,7 @@ class RepeatSession:
     def __init__(self, offset: int = 0) -> None:
         self.offset = offset
         self.notes = ["An engine was built again."]
+        self.backend_options: dict[str, Any] = {}
         self.seen: list[np.ndarray] = []
         self.closed = False
 

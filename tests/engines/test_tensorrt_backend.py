@@ -310,4 +310,4 @@ def test_a_gpu_that_is_not_served_is_named(
 
 def test_an_explicit_flavour_that_is_missing_is_an_error(opened: Open) -> None:
     with pytest.raises(BackendError, match=r"no engine can run here: .*'\.\[tensorrt\]'"):
-        opened(flavour="tensorrt")
+        opened(product="tensorrt")

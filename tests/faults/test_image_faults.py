@@ -33,6 +33,7 @@ class RepeatSession:
     def __init__(self, failure: BaseException | None = None) -> None:
         self.failure = failure
         self.notes: list[str] = []
+        self.backend_options: dict[str, Any] = {}
 
     def infer(self, inputs: Any) -> dict[str, np.ndarray]:
         if self.failure is not None:
