@@ -190,7 +190,9 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     source = save(tmp_path / "a.png")
     engine = {"model": "m", "backend": "b", "device": "cpu", "precision": "fp32", "tile": "64"}
     flags = [part for name, value in engine.items() for part in (f"--{name}", value)]
+    flags += ["--backend-option", "x=1", "--backend-option", "y=2"]
     assert run(source, *flags).exit_code == 0
+    assert asked.pop("backend_options") == ("x=1", "y=2")
     assert callable(asked.pop("on_build"))
     assert asked == engine | {"form": "rgb8", "trust_engine": False}
 

@@ -299,6 +299,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(srtrt.runtime.session, "open_session", opened)
     clip = make_clip(tmp_path / "in.mp4")
     names = ["--model", "m", "--backend", "torch", "--device", "cpu", "--precision", "bf16"]
+    names += ["--backend-option", "x=1", "--backend-option", "y=2"]
     assert upscale(clip, *names, "--tile", "128").exit_code == 0
     assert seen == [
         {
@@ -308,6 +309,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "device": "cpu",
             "precision": "bf16",
             "tile": "128",
+            "backend_options": ("x=1", "y=2"),
             "trust_engine": False,
         }
     ]
