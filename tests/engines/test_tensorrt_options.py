@@ -142,7 +142,7 @@ def test_the_ring_the_binding_and_the_folder_are_those_asked_for(
         (f"workspace={10**17}", "expected at most"),
         (f"aux_streams={10**17}", "expected at most"),
         ("product=rtx", "'rtx'; expected auto or tensorrt or tensorrt-rtx"),
-        ("product=tensorrt", "pip install 'srtrt[tensorrt]'"),
+        ("product=tensorrt", "needs the package 'tensorrt'"),
         ("flavour=tensorrt", "tensorrt has no option 'flavour'"),
         ("compute_capabilities=8.6", "NVIDIA Test has 8.9"),
         ("compute_capabilities=8.9,", "'8.9,'; expected values with commas between"),
