@@ -40,7 +40,7 @@ class _Terminal(ImageWatcher):
         self.progress.update(self.task, total=total)
 
     def opened(self, session: Session) -> None:
-        self.session = session
+        self.session, self.notes_told = session, 0
         self._say(f"model: {session.model}")
         self._say(f"engine: {session.reason}")
         self._tell_notes()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import DeviceMemoryError, InputError, OutputError, SrtrtError, UsageError
+from srtrt.errors import (
+    BackendError,
+    DeviceMemoryError,
+    InputError,
+    OutputCheckError,
+    OutputError,
+    SrtrtError,
+    UsageError,
+)
 from srtrt.images import FORMAT_OF_SUFFIX, Picture, check_output, read_image, write_image
 from srtrt.locks import output_claimed
 from srtrt.resample import resize_bicubic, resize_bicubic_rows
 from srtrt.runtime import session as sessions
 from srtrt.runtime.backends.options import BackendOptions
+from srtrt.runtime.batch_engine import BatchEngine
 from srtrt.weights import DEFAULT_MODEL
 
 _PATTERN_CHARACTERS = frozenset("*?[")
@@ -273,7 +281,8 @@ def upscale_images(
         One result per file, in order; ``error`` is set for those that failed.
 
     Raises:
-        SrtrtError: if the command as a whole makes no sense or the model cannot be opened.
+        SrtrtError: if the command as a whole makes no sense, the model cannot be opened, or its
+            engine fails on a picture and, opened again, on the next.
     """
     watcher = watcher or ImageWatcher()
     sources, several = find_images(inputs)
@@ -289,26 +298,24 @@ def upscale_images(
         quality=quality,
         watcher=watcher,
     )
-    with ExitStack() as stack:
 
-        @functools.cache
-        def opened() -> sessions.Session:
-            session = sessions.open_session(
-                model=model,
-                form="rgb8",
-                backend=backend,
-                device=device,
-                precision=precision,
-                tile=tile,
-                backend_options=backend_options,
-                trust_engine=trust_engine,
-                on_build=watcher.building,
-            )
-            stack.enter_context(session)
-            watcher.opened(session)
-            return session
+    def open_session() -> sessions.Session:
+        session = sessions.open_session(
+            model=model,
+            form="rgb8",
+            backend=backend,
+            device=device,
+            precision=precision,
+            tile=tile,
+            backend_options=backend_options,
+            trust_engine=trust_engine,
+            on_build=watcher.building,
+        )
+        watcher.opened(session)
+        return session
 
-        return [_attempt(*pair, opened, work) for pair in zip(sources, targets, strict=True)]
+    with closing(BatchEngine(open_session)) as engine:
+        return [_attempt(*pair, engine, work) for pair in zip(sources, targets, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,17 +329,20 @@ class _Work:
     watcher: ImageWatcher
 
 
-def _attempt(
-    source: Path, target: Path, opened: Callable[[], sessions.Session], work: _Work
-) -> ImageResult:
+def _attempt(source: Path, target: Path, engine: BatchEngine, work: _Work) -> ImageResult:
     """Works on one file; what is wrong with this file alone becomes part of the result."""
     work.watcher.started(source)
     begin = time.perf_counter()
     result = ImageResult(source=source, target=target)
     try:
         _check_target(target, work)
-        result = _upscale_file(result, opened, work)
-    except (InputError, OutputError, DeviceMemoryError) as error:
+        result = _upscale_file(result, engine.session, work)
+        engine.worked()
+    except (InputError, OutputError, DeviceMemoryError, OutputCheckError) as error:
+        result = replace(result, error=error)
+    except BackendError as error:
+        if not engine.drop():
+            raise
         result = replace(result, error=error)
     result = replace(result, seconds=time.perf_counter() - begin)
     work.watcher.finished(result)
@@ -381,6 +391,8 @@ def _enlarge_into(
     try:
         enlarged = upscale_picture(picture, session)
         write_image(result.target, enlarged, quality=work.quality, replace=work.overwrite)
+    except BackendError as error:
+        raise type(error)(f"{result.source}: {error}") from error
     except MemoryError as error:
         raise DeviceMemoryError(
             f"{result.source}: not enough memory for a result of {width}x{height} pixels; "

@@ -15,6 +15,12 @@ from srtrt.forms import FORM_GRAPHS
 from srtrt.runtime.engines.key import InputSize
 from srtrt.spec import Form
 
+IMAGE_AXES: dict[Form, dict[str, tuple[int, int]]] = {
+    "rgb8": {"rgb": (1, 1)},
+    "yuv420p8": {"y": (2, 1), "uv": (2, 2)},
+}
+"""Image inputs of a form: axis of the rows, and LR luma pixels per sample."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorLayout:

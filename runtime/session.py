@@ -13,13 +13,13 @@ from srtrt.errors import DeviceMemoryError, UsageError
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.options import BackendOptions, choose_options
-from srtrt.runtime.first_frame import require_plausible
-from srtrt.runtime.layouts import input_size
+from srtrt.runtime.layouts import IMAGE_AXES, input_size
 from srtrt.runtime.memory import memory_limit
 from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.output_check import OutputCheck
 from srtrt.runtime.ring import Pending, in_order
 from srtrt.runtime.select import choose
-from srtrt.runtime.tiling import TilePlan, Window, plan_tiles
+from srtrt.runtime.tiling import TilePlan, kept, plan_tiles, region
 from srtrt.spec import Form
 from srtrt.weights import DEFAULT_MODEL
 
@@ -37,6 +37,7 @@ class Session:
         reason: the engine and why it was chosen, in one short sentence.
         notes: sentences worth telling the user, such as why an engine was built again.
         backend_options: settings of the backend that were asked for, by name.
+        output_check: looks at everything that is computed.
     """
 
     def __init__(self, backend: Backend, *, radius: int, scale: int, tile: str | int) -> None:
@@ -65,7 +66,7 @@ class Session:
         self.reason = f"{backend.description}."
         self.notes = backend.notes
         self.backend_options: Mapping[str, Any] = {}
-        self._checked = False
+        self.output_check = OutputCheck(backend, margin=self._margin, scale=scale, notes=self.notes)
 
     @property
     def in_flight(self) -> int:
@@ -99,7 +100,7 @@ class Session:
                     raise
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Computes one batch; when memory runs out, again with smaller tiles.
+        """Computes one batch of pictures; when memory runs out, again with smaller tiles.
 
         Args:
             inputs: the inputs of the session's form, see :mod:`srtrt.forms`.
@@ -109,39 +110,46 @@ class Session:
 
         Raises:
             DeviceMemoryError: if even the smallest tile does not fit.
-            BackendError: if the engine fails, or the first picture comes out black.
+            OutputCheckError: if numbers overflowed, see :mod:`srtrt.runtime.output_check`.
+            BackendError: if the engine fails.
         """
-        while True:
-            plan = self.plan(inputs)
-            try:
-                return self._plausible(inputs, self._infer_tiles(inputs, plan))
-            except DeviceMemoryError:
-                size = input_size(inputs)
-                if not self._shrink(plan, size.batch, size.height, size.width):
-                    raise
+        return self._checked(inputs, self._infer(inputs), sequence=False)
 
     def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
-        """Starts one batch; up to :attr:`in_flight` may be uncollected.
+        """Starts one frame of a sequence; up to :attr:`in_flight` may be uncollected.
 
         Args:
             inputs: as for :meth:`infer`; not to be changed before the result is there.
 
         Returns:
-            A function that waits for the outputs and returns them, with the same errors.
+            A function that waits for the outputs and returns them, with the same errors. Frames
+            are collected in their order.
         """
         if self._backend.in_flight == 1 or self.plan(inputs).count > 1:
-            outputs = self.infer(inputs)
-            return lambda: outputs
+            outputs = self._infer(inputs)
+            return lambda: self._checked(inputs, outputs, sequence=True)
         pending = self._backend.submit(inputs)
-        return lambda: self._plausible(inputs, pending())
+        return lambda: self._checked(inputs, pending(), sequence=True)
 
-    def _plausible(
-        self, inputs: Mapping[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]
+    def _checked(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: dict[str, NDArray[Any]],
+        *,
+        sequence: bool,
     ) -> dict[str, NDArray[Any]]:
-        if not self._checked:
-            require_plausible(inputs, outputs, self.description)
-            self._checked = True
+        self.output_check.require_plausible(inputs, outputs, sequence=sequence)
         return outputs
+
+    def _infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        while True:
+            plan = self.plan(inputs)
+            try:
+                return self._infer_tiles(inputs, plan)
+            except DeviceMemoryError:
+                size = input_size(inputs)
+                if not self._shrink(plan, size.batch, size.height, size.width):
+                    raise
 
     def _shrink(self, plan: TilePlan, frames: int, height: int, width: int) -> bool:
         """Plans tiles of half the size, as memory ran out; False if there are none."""
@@ -176,12 +184,14 @@ class Session:
     ) -> dict[str, NDArray[Any]]:
         if plan.count == 1:
             return self._backend.infer(inputs)
-        axes = self._axes()
+        axes = IMAGE_AXES[self._backend.form]
         tables = {name: array for name, array in inputs.items() if name not in axes}
         cuts = (
             tables
             | {
-                name: np.ascontiguousarray(inputs[name][_region(axis, part, row, column, 1, True)])
+                name: np.ascontiguousarray(
+                    inputs[name][region(axis, part, row, column, 1, computed=True)]
+                )
                 for name, (axis, part) in axes.items()
             }
             for row, column in plan
@@ -196,17 +206,13 @@ class Session:
                     shape[axis] *= self.scale
                     shape[axis + 1] *= self.scale
                     outputs[key] = np.empty(shape, result[key].dtype)
-                kept = _kept(axis, part, row, column, self.scale)
-                target = _region(axis, part, row, column, self.scale, False)
-                outputs[key][target] = result[key][kept]
+                target = region(axis, part, row, column, self.scale, computed=False)
+                outputs[key][target] = result[key][kept(axis, part, row, column, self.scale)]
         return outputs
-
-    def _axes(self) -> dict[str, tuple[int, int]]:
-        """Image inputs: (axis of the rows, LR luma pixels per sample)."""
-        return {"y": (2, 1), "uv": (2, 2)} if self._yuv else {"rgb": (1, 1)}
 
     def close(self) -> None:
         """Closes the backend; harmless when repeated."""
+        self.output_check.close()
         self._backend.close()
 
     def __enter__(self) -> Session:
@@ -219,22 +225,6 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _region(
-    axis: int, part: int, row: Window, column: Window, scale: int, computed: bool
-) -> tuple[slice, ...]:
-    """Index of a tile in a whole plane: what is computed, or what is kept of it."""
-    spans = [(w.start, w.stop) if computed else (w.first, w.last) for w in (row, column)]
-    cut = [slice(a * scale // part, b * scale // part) for a, b in spans]
-    return (slice(None),) * axis + tuple(cut)
-
-
-def _kept(axis: int, part: int, row: Window, column: Window, scale: int) -> tuple[slice, ...]:
-    """Index of the kept pixels in a tile's own output."""
-    spans = [(w.first - w.start, w.last - w.start) for w in (row, column)]
-    cut = [slice(a * scale // part, b * scale // part) for a, b in spans]
-    return (slice(None),) * axis + tuple(cut)
 
 
 def _parse_tile(tile: str | int) -> int | None:

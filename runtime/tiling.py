@@ -126,3 +126,28 @@ def _windows_for(length: int, size: int, margin: int, align: int) -> tuple[Windo
 
 def _up(value: int, align: int) -> int:
     return -(-value // align) * align
+
+
+def region(
+    axis: int, part: int, row: Window, column: Window, scale: int, *, computed: bool
+) -> tuple[slice, ...]:
+    """Index of a tile in a whole plane: what is computed, or what is kept of it.
+
+    Args:
+        axis: of the rows; the columns are the next.
+        part: LR luma pixels per sample of the plane.
+        row: rows of the tile.
+        column: columns of the tile.
+        scale: 1 for a plane of the source, the enlargement for one of the result.
+        computed: whether margins belong to it.
+    """
+    spans = [(w.start, w.stop) if computed else (w.first, w.last) for w in (row, column)]
+    cut = [slice(a * scale // part, b * scale // part) for a, b in spans]
+    return (slice(None),) * axis + tuple(cut)
+
+
+def kept(axis: int, part: int, row: Window, column: Window, scale: int) -> tuple[slice, ...]:
+    """Index of the kept samples in a tile's own result; the arguments of :func:`region`."""
+    spans = [(w.first - w.start, w.last - w.start) for w in (row, column)]
+    cut = [slice(a * scale // part, b * scale // part) for a, b in spans]
+    return (slice(None),) * axis + tuple(cut)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from srtrt.networks.generator import Generator, GeneratorConfig
@@ -22,3 +24,14 @@ def lively_generator(config: GeneratorConfig, seed: int = 0) -> Generator:
             elif name.endswith("running_var"):
                 buffer.copy_(0.5 + torch.rand_like(buffer))
     return net.eval()
+
+
+def loud_generator(gain: float = 1e5) -> Generator:
+    """A generator in which one convolution is this much louder, and the next quieter for it."""
+    net = lively_generator(GeneratorConfig(blocks=2, features=8))
+    block: Any = net.blocks[0]
+    with torch.no_grad():
+        block.bn1.weight *= gain
+        block.bn1.bias *= gain
+        block.conv2.weight /= gain
+    return net

@@ -11,7 +11,8 @@
     ├── OutputError             an output cannot be written
     ├── ModelError              a checkpoint or graph is unusable, or disagrees with its spec
     ├── BackendError            an engine cannot be opened or fails while running
-    │   └── DeviceMemoryError       it ran out of memory; a smaller tile may help
+    │   ├── DeviceMemoryError       it ran out of memory; a smaller tile may help
+    │   └── OutputCheckError        numbers overflowed in one picture; others may come out right
     ├── ParityError             an artifact computes something else than PyTorch did
     └── TrainingError           training cannot start or go on
 
@@ -86,6 +87,10 @@ class BackendError(SrtrtError):
 
 class DeviceMemoryError(BackendError):
     """An inference engine ran out of memory."""
+
+
+class OutputCheckError(BackendError):
+    """Numbers overflowed while one picture was computed, which was proven in float32."""
 
 
 class ParityError(SrtrtError):

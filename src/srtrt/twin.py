@@ -1,4 +1,4 @@
-"""Typed graphs computed in float32 with every rounding of their own type."""
+"""Graphs of reduced precision computed in float32, with every rounding of their type or none."""
 
 from __future__ import annotations
 
@@ -50,3 +50,45 @@ def float32_twin(model: ModelProto) -> ModelProto:
     del twin.graph.value_info[:]
     onnx.checker.check_model(twin)
     return twin
+
+
+def in_float32(model: ModelProto) -> ModelProto:
+    """A float32 graph with the weights of a reduced one, which rounds and clips nothing.
+
+    Where float32 does not overflow, neither does it. Casts to float16 and bfloat16 are casts to
+    float32, and pairs that quantise and dequantise a value are left out.
+
+    Args:
+        model: a graph of :func:`srtrt.graph.to_typed` or with Q/DQ pairs; a float32 graph comes
+            back as it is.
+
+    Returns:
+        A new model with the same inputs, outputs and metadata.
+    """
+    reduced = {kind.element for kind in REDUCED_TYPES.values()}
+    exact = ModelProto()
+    exact.CopyFrom(model)
+    for tensor in exact.graph.initializer:
+        if tensor.data_type in reduced:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    before: dict[str, str] = {}
+    """What was quantised, by the names of its quantised and its dequantised value."""
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        source = before.get(node.input[0], node.input[0]) if node.input else ""
+        paired = node.op_type == "DequantizeLinear" and node.input[0] in before
+        if node.op_type == "QuantizeLinear" or paired:
+            before[node.output[0]] = source
+            continue
+        for k, name in enumerate(node.input):
+            copy.input[k] = before.get(name, name)
+        if node.op_type == "Cast" and node.attribute[0].i in reduced:
+            copy.attribute[0].i = TensorProto.FLOAT
+        nodes.append(copy)
+    del exact.graph.node[:]
+    exact.graph.node.extend(nodes)
+    del exact.graph.value_info[:]
+    return exact

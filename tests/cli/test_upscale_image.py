@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageCms
 
 from srtrt.cli import main
+from srtrt.errors import BackendError, OutputCheckError
 from srtrt.images import Picture, read_image, write_image
 from srtrt.runtime import session as sessions
 from srtrt.runtime.images import upscale_images, upscale_picture
@@ -285,3 +286,94 @@ def test_the_function_returns_results_in_order(tmp_path: Path, session: RepeatSe
     assert results[0].error is not None
     assert results[1].error is None
     assert results[1].output_size == (28, 20)
+
+
+class FailingSession(RepeatSession):
+    """Fails on pictures whose first sample is 13; on all pictures from then on where it is 66."""
+
+    def __init__(self, dead: list[bool]) -> None:
+        super().__init__()
+        self.dead = dead
+
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        first = int(inputs["rgb"][0, 0, 0, 0])
+        if first == 66:
+            self.dead.append(True)
+        if self.dead:
+            raise BackendError("repeat on test failed: the device is gone")
+        if first == 13:
+            raise BackendError("repeat on test failed: unlucky picture")
+        if first == 99:
+            raise OutputCheckError("repeat on test: the picture came out black in 12 %")
+        return super().infer(inputs)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[RepeatSession]:
+    """Sessions that were opened; all share one device, which can die."""
+    found: list[RepeatSession] = []
+    dead: list[bool] = []
+
+    def open_session(**_: Any) -> RepeatSession:
+        found.append(FailingSession(dead))
+        return found[-1]
+
+    monkeypatch.setattr(sessions, "open_session", open_session)
+    return found
+
+
+def pictures(folder: Path, *values: int) -> list[Path]:
+    return [
+        save(folder / f"{k}.png", np.full((4, 4, 3), value, np.uint8))
+        for k, value in enumerate(values)
+    ]
+
+
+def test_a_refused_picture_does_not_stop_the_others(
+    tmp_path: Path, opened: list[RepeatSession]
+) -> None:
+    files = pictures(tmp_path, 20, 99, 99, 30)
+    result = run(*files, "--json", tmp_path / "report.json")
+    assert result.exit_code == 1
+    assert f"srtrt: {files[1]}: repeat on test: the picture came out black" in result.stderr
+    assert "2 of 4 pictures upscaled, 2 failed" in result.stderr
+    assert sorted(p.name for p in tmp_path.glob("*_x4.png")) == ["0_x4.png", "3_x4.png"]
+    errors = [
+        image["error"] for image in json.loads((tmp_path / "report.json").read_text())["images"]
+    ]
+    assert [error is None for error in errors] == [True, False, False, True]
+    assert len(opened) == 1, "an engine that computed is not opened again"
+
+
+def test_an_engine_that_failed_is_opened_again_for_the_next_picture(
+    tmp_path: Path, opened: list[RepeatSession]
+) -> None:
+    files = pictures(tmp_path, 13, 20, 13, 30)
+    result = run(*files)
+    assert result.exit_code == 1
+    assert f"srtrt: {files[2]}: repeat on test failed: unlucky picture" in result.stderr
+    assert sorted(p.name for p in tmp_path.glob("*_x4.png")) == ["1_x4.png", "3_x4.png"]
+    assert [session.closed for session in opened] == [True, True, True]
+
+
+def test_a_dead_engine_ends_the_batch(tmp_path: Path, opened: list[RepeatSession]) -> None:
+    files = pictures(tmp_path, 20, 66, 30, 40, 50)
+    result = run(*files)
+    assert result.exit_code == 1
+    assert [p.name for p in tmp_path.glob("*_x4.png")] == ["0_x4.png"]
+    assert f"{files[1]}: repeat on test failed: the device is gone" in result.stderr
+    assert f"{files[2]}: repeat on test failed: the device is gone" in result.stderr
+    assert str(files[3]) not in result.stderr
+    assert len(opened) == 2
+
+
+def test_a_model_that_cannot_be_opened_ends_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_session(**_: Any) -> RepeatSession:
+        raise BackendError("no such engine")
+
+    monkeypatch.setattr(sessions, "open_session", open_session)
+    result = run(*pictures(tmp_path, 20, 30))
+    assert result.exit_code == 1
+    assert result.stderr.count("no such engine") == 1

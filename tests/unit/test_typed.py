@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from networks import lively_generator
+from networks import lively_generator, loud_generator
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from srtrt.errors import ModelError, ParityError
@@ -40,17 +40,6 @@ BOTH = pytest.mark.parametrize("precision", ["fp16", "bf16"])
 
 def planes(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.ascontiguousarray(picture.transpose(2, 0, 1)[None] / np.float32(255))
-
-
-def loud_generator(gain: float = 1e5) -> Generator:
-    """A generator in which one convolution is this much louder, and the next quieter for it."""
-    net = lively_generator(CONFIG)
-    block: Any = net.blocks[0]
-    with torch.no_grad():
-        block.bn1.weight *= gain
-        block.bn1.bias *= gain
-        block.conv2.weight /= gain
-    return net
 
 
 def saved(net: Generator, name: str, folder: Path) -> Path:
