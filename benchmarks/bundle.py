@@ -5,7 +5,8 @@ For maintainers::
     python -m srtrt.benchmarks.bundle run/generator.safetensors srgan --data Set5 --data Set14 \
         --machine "2 cores of ..." --into src/srtrt/weights --results benchmarks/results
 
-The card beside the graph is written by hand; its table is that of the result file.
+After a change of the rewrites or of an exporter, :mod:`srtrt.benchmarks.rebundle` makes the graph
+again. The card beside the graph is written by hand; its table is that of the result file.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from srtrt.networks.checkpoint import (
     save_checkpoint,
 )
 from srtrt.networks.generator import Generator
+from srtrt.networks.rewrites import batchnorm_gain
+from srtrt.runtime.parity import Parity
 from srtrt.spec import SPEC_KEY, ModelSpec
 from srtrt.widen import narrow
 
@@ -64,12 +67,22 @@ def bundle(
     report = _renamed(report, report["model"], name)
     final = _stamped(spec, report, name, machine, note)
     save_checkpoint(target, round_to_half(generator_state(net)), final, extra=extra)
-    with tempfile.TemporaryDirectory(dir=into) as folder:
-        (graph,) = export_model(str(target), Path(folder), forms=["rgb8"], precisions=["fp32"])
-        save_narrow(into / f"{name}.onnx", graph.path, target)
+    parity = bundle_graph(target)
     write_report(results / f"quality-{name}.json", "quality", report)
-    click.echo(f"parity with PyTorch: {graph.parity}")
+    click.echo(f"parity with PyTorch: {parity}")
     click.echo(table({"benchmark": "quality", **report}))
+
+
+def bundle_graph(checkpoint: Path) -> Parity:
+    """Writes the verified float32 graph of a bundled checkpoint beside it, stored narrow.
+
+    Raises:
+        ParityError: if it misses its gate.
+    """
+    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
+        (graph,) = export_model(str(checkpoint), Path(folder), forms=["rgb8"], precisions=["fp32"])
+        save_narrow(checkpoint.with_suffix(".onnx"), graph.path, checkpoint)
+    return graph.parity
 
 
 def save_narrow(path: Path, graph: Path, checkpoint: Path) -> None:
@@ -80,18 +93,15 @@ def save_narrow(path: Path, graph: Path, checkpoint: Path) -> None:
 
 
 def _factors(net: Generator) -> dict[str, tuple[NDArray[np.float16], NDArray[np.float64]]]:
-    """The weights that BatchNorm is folded into, and its gains, computed as the fold does."""
+    """The weights that BatchNorm is folded into, and its gains."""
     modules = dict(net.named_modules())
     factors = {}
     for name, module in modules.items():
         norm = modules.get(name.replace("conv", "bn"))
         if not (isinstance(module, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d)):
             continue
-        assert norm.running_var is not None
-        variance = norm.running_var.double()
-        gain = norm.weight.detach().double() / torch.sqrt(variance + norm.eps)
         half = module.weight.detach().half()
-        factors[f"{name}.weight"] = (half.numpy(), gain.numpy())
+        factors[f"{name}.weight"] = (half.numpy(), batchnorm_gain(norm))
     return factors
 
 

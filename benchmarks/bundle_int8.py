@@ -23,6 +23,7 @@ from srtrt.export.quantised import calibration_pictures, quantised_graph
 from srtrt.graph import save_graph, stamp
 from srtrt.metrics import psnr_y
 from srtrt.networks.checkpoint import load_checkpoint
+from srtrt.networks.rewrites import REWRITES
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.models import find_model, weights_folder
 from srtrt.runtime.parity import (
@@ -52,7 +53,7 @@ def bundle_int8(name: str, calibrate: Path, data: Path, into: Path) -> None:
     start = time.perf_counter()
     graph, facts = quantised_graph(
         network_graph(net),
-        spec,
+        spec.with_(rewrites=REWRITES),
         "rgb8",
         "int8",
         calibration_pictures(calibrate),
@@ -78,7 +79,7 @@ def bundle_int8(name: str, calibrate: Path, data: Path, into: Path) -> None:
         "quantisation": {**facts, "seconds": seconds, "db_lost": {data.name: round(lost, 4)}},
         "parity": {"against": "PyTorch fp32", "engine": "onnxruntime", **parity.to_dict()},
     }
-    final = spec.with_(form="rgb8", precision="int8", quality=quality)
+    final = spec.with_(form="rgb8", precision="int8", rewrites=REWRITES, quality=quality)
     save_graph(into / f"{name}-int8.onnx", stamp(graph, final))
 
 

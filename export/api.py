@@ -14,6 +14,7 @@ from srtrt.export.onnx_graph import network_graph
 from srtrt.graph import graph_file_name, save_graph
 from srtrt.locks import output_claimed
 from srtrt.networks.checkpoint import load_checkpoint
+from srtrt.networks.rewrites import REWRITES
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import GATES, Parity, read_pictures
 from srtrt.spec import Form, ModelSpec, Precision
@@ -96,7 +97,7 @@ def export_model(
         maker = GraphMaker(
             source,
             network_graph(net),
-            spec,
+            spec.with_(rewrites=REWRITES),
             forms,
             read_pictures(verify),
             calibrate=calibrate,

@@ -11,6 +11,7 @@ import onnx
 import torch
 from onnx import ModelProto
 
+from srtrt.canonical import without_metadata
 from srtrt.errors import ModelError
 from srtrt.forms import LR, OPSET, SR
 from srtrt.networks.generator import Generator
@@ -47,6 +48,6 @@ def network_graph(net: Generator) -> ModelProto:
         first = (str(error).splitlines() or ["no message"])[0]
         raise ModelError(f"PyTorch's ONNX exporter refused the network: {first}") from error
     assert program is not None
-    model = program.model_proto
+    model = without_metadata(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from srtrt.canonical import without_metadata
 from srtrt.errors import InputError, ModelError, OutputError
 from srtrt.files import replace_when_complete
 from srtrt.forms import FORM_GRAPHS, LR, OPSET, SR, Nodes
@@ -259,10 +260,9 @@ def _finish(
     graph: GraphProto, model: ModelProto, spec: ModelSpec, opset: int = OPSET
 ) -> ModelProto:
     opset = max([opset, *(i.version for i in model.opset_import if i.domain in ("", "ai.onnx"))])
-    result = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="srtrt"
-    )
-    result.ir_version = 10
+    result = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    result = without_metadata(result)
+    result.producer_name, result.ir_version = "srtrt", 10
     onnx.checker.check_model(result, full_check=True)
     return stamp(result, spec)
 

@@ -50,6 +50,8 @@ class ModelSpec:
     """How far an output pixel sees, in LR pixels."""
     weights_sha256: str
     """SHA-256 of the trained tensors this artifact was made from."""
+    rewrites: int = 0
+    """Version of the rewrites in a graph, see :mod:`srtrt.networks.rewrites`; 0 without any."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained: data, steps, machine, commit."""
     quality: Mapping[str, Any] = field(default_factory=dict)

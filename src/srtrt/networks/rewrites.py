@@ -1,14 +1,24 @@
-"""Exact rewrites of the generator: the same function, cheaper to compute."""
+"""Exact rewrites of the generator: the same function, cheaper to compute.
+
+Their constants are the same bits on every machine: only additions, multiplications, divisions and
+square roots that IEEE 754 fixes, in a fixed order. NumPy computes those elementwise. PyTorch may
+call a vendor's library, which is allowed to be off in the last bit, and may add in another order.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from srtrt.networks.generator import LEAK, Generator, ResidualBlock
+
+REWRITES = 1
+"""Version of the rewrites: another one gives the same weights other graphs, and new engines."""
 
 
 def fold_tail(weight: Tensor, bias: Tensor, *, repeat: bool) -> tuple[Tensor, Tensor]:
@@ -36,8 +46,9 @@ def fold_tail(weight: Tensor, bias: Tensor, *, repeat: bool) -> tuple[Tensor, Te
             cells = grid.reshape(out_channels, in_channels, 5, 2, 5, 2)
             phases.append(cells.permute(0, 1, 3, 5, 2, 4))
     folded = torch.stack(phases, dim=1)
-    if repeat:
-        folded = folded.sum(dim=(3, 4))
+    if repeat:  # added one by one, as the order of a sum is the library's own affair
+        (a, b), (c, d) = (column.unbind(dim=3) for column in folded.unbind(dim=3))
+        folded = a + b + c + d
     return folded.reshape(4 * out_channels, -1, 5, 5), bias.repeat_interleave(4)
 
 
@@ -56,6 +67,17 @@ def forward_with_folded_tail(net: Generator, x: Tensor) -> Tensor:
     return functional.pixel_shuffle(functional.conv2d(y, weight, bias, padding=2), 2)
 
 
+def batchnorm_gain(norm: nn.BatchNorm2d) -> NDArray[np.float64]:
+    """What BatchNorm multiplies each channel by: ``gamma / sqrt(var + eps)``.
+
+    Returns:
+        float64 ``[C]``, from float32 parameters, the same bits on every machine.
+    """
+    assert norm.running_var is not None
+    deviation = np.sqrt(_float64(norm.running_var) + norm.eps)
+    return np.asarray(_float64(norm.weight) / deviation)
+
+
 def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """A convolution that equals ``norm(conv(x))`` with the stored statistics.
 
@@ -64,21 +86,25 @@ def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     Computed in float64, returned in float32.
     """
     assert norm.running_mean is not None
-    assert norm.running_var is not None
     assert conv.bias is not None
-    variance = norm.running_var.double()
-    gain = norm.weight.double() / torch.sqrt(variance + norm.eps)
-    weight = conv.weight.double() * gain[:, None, None, None]
-    bias = (conv.bias.double() - norm.running_mean.double()) * gain + norm.bias.double()
+    gain = batchnorm_gain(norm)
+    weight = _float64(conv.weight) * gain[:, None, None, None]
+    bias = (_float64(conv.bias) - _float64(norm.running_mean)) * gain + _float64(norm.bias)
     folded = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size[0],
         padding=conv.kernel_size[0] // 2,
     )
-    folded.weight = nn.Parameter(weight.float(), requires_grad=False)
-    folded.bias = nn.Parameter(bias.float(), requires_grad=False)
+    folded.weight, folded.bias = (
+        nn.Parameter(torch.from_numpy(values.astype(np.float32)), requires_grad=False)
+        for values in (weight, bias)
+    )
     return folded
+
+
+def _float64(values: Tensor) -> NDArray[Any]:
+    return values.detach().cpu().numpy().astype(np.float64)
 
 
 class _FoldedBlock(nn.Module):
