@@ -254,7 +254,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
     yield from node.input
     for attribute in node.attribute:
         for graph in _subgraphs(attribute):
-            own = {value.name for value in (*graph.input, *graph.initializer)}
+            own = {value.name for value in graph.input} | {each.name for each in graph.initializer}
             own |= {name for inner in graph.node for name in inner.output}
             wanted = [name for inner in graph.node for name in _reads(inner)]
             wanted += [output.name for output in graph.output]
