@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from srtrt.errors import UsageError
 from srtrt.export.api import checkpoint_of
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.backends.options import choose_options
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import reference_backend
 from srtrt.spec import Form, Precision
@@ -26,28 +27,44 @@ _OTHERS: tuple[tuple[str, Precision], ...] = (
 )
 
 
-def _opener(name: str, precision: Precision) -> Callable[[Model, Form], Backend]:
-    def open_(model: Model, form: Form) -> Backend:
-        return backend_class(name)(model, form=form, device="cpu", precision=precision)
+Opener = Callable[[Model, Form, Sequence[str]], Backend]
+
+
+def _opener(name: str, precision: Precision) -> Opener:
+    def open_(model: Model, form: Form, settings: Sequence[str]) -> Backend:
+        options = choose_options(name, "cpu", settings).options
+        kind = backend_class(name)
+        return kind(model, form=form, device="cpu", precision=precision, options=options)
 
     return open_
 
 
-ENGINES: Mapping[str, Callable[[Model, Form], Backend]] = {
-    REFERENCE: lambda model, form: reference_backend(
-        checkpoint_of(str(model.checkpoint_path)), form
-    ),
+def _open_reference(model: Model, form: Form, settings: Sequence[str]) -> Backend:
+    if settings:
+        raise UsageError(f"{REFERENCE} is what others are compared with; it takes no options.")
+    return reference_backend(checkpoint_of(str(model.checkpoint_path)), form)
+
+
+ENGINES: Mapping[str, Opener] = {
+    REFERENCE: _open_reference,
     **{f"{name}-{precision}": _opener(name, precision) for name, precision in _OTHERS},
 }
-"""Name of an engine on the CPU and what opens it."""
+"""Name of an engine on the CPU and what opens it with options."""
 
 
 def open_engine(engine: str, model: str, form: Form) -> Backend:
     """Opens one engine by its name.
 
+    Args:
+        engine: a name of :data:`ENGINES`, with a colon and options of its backend if others than
+            the default ones are to be measured, such as ``openvino-fp32:threads=1``.
+        model: bundled name or file.
+        form: of the frames.
+
     Raises:
-        UsageError: if the name is unknown.
+        UsageError: if the name or an option is unknown.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"engine {engine!r} is unknown; expected {', '.join(ENGINES)}.")
-    return ENGINES[engine](find_model(model), form)
+    name, _, settings = engine.partition(":")
+    if name not in ENGINES:
+        raise UsageError(f"engine {name!r} is unknown; expected {', '.join(ENGINES)}.")
+    return ENGINES[name](find_model(model), form, settings.split(",") if settings else ())

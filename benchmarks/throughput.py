@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from onnx import ModelProto, numpy_helper
 
+from srtrt.errors import UsageError
 from srtrt.forms import LR
+from srtrt.runtime.backends.options import choose_options
 from srtrt.runtime.backends.torch import TorchBackend, TorchOptions
 from srtrt.runtime.cuda import open_device
 from srtrt.runtime.cuda.device import Device
@@ -62,14 +64,19 @@ def measure_throughput(
         precision: fp32, fp16 or bf16.
         form: of the frames.
         sizes: width and height of LR frames.
-        variants: names of :data:`VARIANTS`.
+        variants: names of :data:`VARIANTS`, or options of the backend with commas between, such as
+            ``compile=true,streams=3,slots=6``.
         seconds: how long each is measured.
         on_done: told what was measured.
+
+    Raises:
+        UsageError: if a variant is neither a name nor options.
 
     Returns:
         The ceilings, and for each size and variant frames per second, TFLOP/s and their share of
         the matrix product's, and how much of the copying ran beside computing.
     """
+    chosen = {name: _options(name, device) for name in variants}
     found, tell = find_model(model), on_done or (lambda _: None)
     flops = 2 * macs_per_pixel(found.graph("rgb8", "fp32"))
     product = matmul_flops(device, _TYPES[precision], seconds)
@@ -82,9 +89,8 @@ def measure_throughput(
         row: dict[str, Any] = {"copy_ms": copy_milliseconds(device, form, size)}
         row["matmul_bound_ms"] = round(1000 * flops * size.pixels / product, 4)
         for name in variants:
-            options = VARIANTS[name]
             with TorchBackend(
-                found, form=form, device=device, precision=precision, options=options
+                found, form=form, device=device, precision=precision, options=chosen[name]
             ) as backend:
                 backend.prepare(width, height)
                 rate = frames_per_second(backend.submit, backend.in_flight, frame, seconds)
@@ -106,6 +112,18 @@ def measure_throughput(
         "matmul_tflops": round(product / 1e12, 2),
         "sizes": rows,
     }
+
+
+def _options(variant: str, device: str) -> TorchOptions:
+    if variant in VARIANTS:
+        return VARIANTS[variant]
+    if "=" not in variant:
+        raise UsageError(
+            f"--variant {variant!r}: expected one of {', '.join(VARIANTS)}, or options of torch "
+            "such as streams=3,slots=6."
+        )
+    options: TorchOptions = choose_options("torch", device, variant.split(",")).options
+    return options
 
 
 def macs_per_pixel(graph: ModelProto) -> int:

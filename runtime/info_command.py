@@ -16,6 +16,7 @@ from srtrt.runtime.backends.options import option_lines
 from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import bundled_models, find_model, weights_folder
 from srtrt.runtime.select import AUTO_ORDER, choose, survey
+from srtrt.runtime.threads import usable_processors
 from srtrt.weights import DEFAULT_MODEL
 
 _PACKAGES = (
@@ -70,7 +71,8 @@ def doctor() -> None:
     click.echo(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     memory = psutil.virtual_memory()
     click.echo(
-        f"{psutil.cpu_count(logical=False)} cores, {memory.total / 2**30:.1f} GiB memory; "
+        f"{psutil.cpu_count(logical=False)} cores (this process may keep {usable_processors()} "
+        f"processors busy), {memory.total / 2**30:.1f} GiB memory; "
         f"the network may use {memory_limit('cpu') / 2**30:.1f} GiB "
         f"(change with {MEMORY_VARIABLE}, in MiB)"
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import MissingPackageError, ModelError
+from srtrt.errors import BackendError, MissingPackageError, ModelError
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda.device import Stream
 from srtrt.runtime.engines.key import InputSize
@@ -135,6 +136,20 @@ class TorchBackend(Backend):
         luma_chroma = _affine(torch, t["rgb_to_yuv"], sr)
         small = _downsample_chroma(torch, luma_chroma[:, 1:], t["chroma_down"])
         return {"y_x4": self._to_bytes(luma_chroma[:, :1]), "uv_x4": self._to_bytes(small)}
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with super()._translated():
+                yield
+        except BackendError as error:
+            if type(error.__cause__).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise BackendError(
+                    f"{str(error).rstrip('.')}. torch.compile cannot be used here: leave "
+                    "compile=true out, or give it what it lacks (on the CPU a C++ compiler, such "
+                    "as the package g++)."
+                ) from error.__cause__
+            raise
 
     def _release(self) -> None:
         del self._network

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -316,3 +319,18 @@ def test_what_is_computed_beside_a_frame_takes_memory_too(graph: Path) -> None:
     assert pixel_bytes(streams=3, slots=3) >= 3 * alone
     assert pixel_bytes(streams=1, slots=1, batch=4) >= 4 * alone
     assert pixel_bytes(streams=1, slots=64) > pixel_bytes(streams=1, slots=1)
+
+
+def test_compiling_without_a_compiler_says_what_to_do(
+    picture: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "CXX"}
+    environment |= {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [
+        sys.executable, "-m", "srtrt.cli", "upscale-image", str(picture), "--model",
+        str(tiny_checkpoint), "--device", "cpu", "--backend-option", "compile=true",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 1
+    assert "leave compile=true out, or give it what it lacks" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -41,6 +41,23 @@ def test_latency_measures_side_by_side(tmp_path: Path) -> None:
     assert report["frame"] == "32x24 to 128x96"
 
 
+def test_latency_sets_options_side_by_side() -> None:
+    engines = ["openvino-fp32", "openvino-fp32:threads=1,compiled_shapes=2"]
+    given = [part for engine in engines for part in ("--engine", engine)]
+    result = benchmark("latency", "--size", "32x24", "--rounds", "1", *given)
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)["engines"]) == {"torch-eager-fp32", *engines}
+    for engine, message in (
+        ("openvino-fp32:thread=1", "openvino has no option 'thread'"),
+        ("openvino-fp32:threads", "expected NAME=VALUE"),
+        ("openvino-fp32:threads=-1", "threads is -1; expected at least 0"),
+        ("torch-eager-fp32:compile=true", "it takes no options"),
+    ):
+        refused = benchmark("latency", "--size", "32x24", "--rounds", "1", "--engine", engine)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
 def test_quality_sets_the_model_beside_bicubic(photos: Path) -> None:
     result = benchmark("quality", "--data", photos, "--engine", "onnxruntime-fp32")
     assert result.exit_code == 0, result.output

@@ -37,14 +37,15 @@ def test_the_command_measures_variants_side_by_side(tiny_checkpoint: Path, tmp_p
         main,
         [
             "benchmark", "throughput", "--model", "fast", "--size", "32x24", "--seconds", "0.05",
-            "--variant", "as trained", "--variant", "frames in flight", "--out", str(out),
+            "--variant", "as trained", "--variant", "frames in flight",
+            "--variant", "streams=1,slots=2,rewritten=no", "--out", str(out),
         ],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     report = json.loads(out.read_text())
     assert report["benchmark"] == "throughput"
     row = report["sizes"]["32x24"]
-    for name in ("as trained", "frames in flight"):
+    for name in ("as trained", "frames in flight", "streams=1,slots=2,rewritten=no"):
         speed = row[name]["frames_per_second"]
         assert row[name]["ms_per_frame"] == pytest.approx(1000 / speed, rel=0.01)
     assert 0 <= row["timeline"]["copies_beside_computing"] <= 1
