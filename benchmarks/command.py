@@ -54,7 +54,9 @@ def benchmark() -> None:
 @click.option("--reference", default=None, help="Engine to compare with; PyTorch by default.")
 @_FORM
 @_OUT
+@click.pass_context
 def latency(
+    context: click.Context,
     model: str,
     engines: tuple[str, ...],
     size: str,
@@ -68,9 +70,10 @@ def latency(
     from srtrt.benchmarks.latency import measure_latency
 
     width, height = _size(size)
+    chosen, left_out = _engines(context, engines)
     result = measure_latency(
         model,
-        engines,
+        chosen,
         width=width,
         height=height,
         form=form,
@@ -78,7 +81,7 @@ def latency(
         reference=reference or REFERENCE,
         on_round=lambda done: _progress(f"round {done}/{rounds}"),
     )
-    _show("latency", result, out)
+    _show("latency", result | left_out, out)
 
 
 @benchmark.command()
@@ -244,12 +247,21 @@ def rates(
 )
 @_FORM
 @_OUT
-def parity(model: str, data: str, engines: tuple[str, ...], form: Any, out: str | None) -> None:
+@click.pass_context
+def parity(
+    context: click.Context,
+    model: str,
+    data: str,
+    engines: tuple[str, ...],
+    form: Any,
+    out: str | None,
+) -> None:
     """Agreement with PyTorch float32 on real pictures."""
     from srtrt.benchmarks.parity import measure_parity_of
 
-    result = measure_parity_of(model, engines, Path(data), form=form, on_engine=_progress)
-    _show("parity", result, out)
+    chosen, left_out = _engines(context, engines)
+    result = measure_parity_of(model, chosen, Path(data), form=form, on_engine=_progress)
+    _show("parity", result | left_out, out)
 
 
 @benchmark.command()
@@ -394,6 +406,20 @@ def throughput(
         on_done=_progress,
     )
     _show("throughput", result, out)
+
+
+def _engines(
+    context: click.Context, engines: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The engines to measure, and for the report why some of the default ones are left out."""
+    from srtrt.benchmarks.engines import offered
+
+    if context.get_parameter_source("engines") is not ParameterSource.DEFAULT:
+        return engines, {}
+    chosen, left_out = offered(engines)
+    for engine, why in left_out.items():
+        click.echo(f"note: {engine} is left out: {why}.", err=True)
+    return chosen, {"left_out": left_out} if left_out else {}
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from srtrt.errors import UsageError
 from srtrt.export.api import checkpoint_of
+from srtrt.processor import this_processor
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.options import choose_options
@@ -52,6 +53,17 @@ ENGINES: Mapping[str, Opener] = {
 """Name of an engine on the CPU and what opens it with options."""
 
 
+def offered(engines: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The engines whose precision this processor computes, and for the others why it does not."""
+    problems = {}
+    for name, precision in _OTHERS:
+        (cpu,) = (c for c in backend_class(name).capabilities() if c.device == "cpu")
+        if cpu.usable and precision not in cpu.precisions:
+            problems[f"{name}-{precision}"] = cpu.because or this_processor().says_of_bf16
+    usable = tuple(engine for engine in engines if engine not in problems)
+    return usable, {engine: problems[engine] for engine in engines if engine in problems}
+
+
 def open_engine(engine: str, model: str, form: Form) -> Backend:
     """Opens one engine by its name.
 
@@ -63,6 +75,7 @@ def open_engine(engine: str, model: str, form: Form) -> Backend:
 
     Raises:
         UsageError: if the name or an option is unknown.
+        BackendError: if it cannot be opened, such as one in bf16 on a processor without it.
     """
     name, _, settings = engine.partition(":")
     if name not in ENGINES:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from srtrt.files import write_text
+from srtrt.processor import this_processor
 
 _PACKAGES = ("srtrt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "av")
 
@@ -27,7 +28,7 @@ def machine_facts() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "processor": _processor(),
+        "processor": str(this_processor()),
         "cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": _gpu(),
@@ -35,19 +36,6 @@ def machine_facts() -> dict[str, Any]:
         "packages": packages,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "").split()
-    extras = [
-        f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f in flags
-    ]
-    return f"{names[0] if names else platform.machine()} ({', '.join(extras)})"
 
 
 def _gpu() -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import cv2
 import pytest
+from processors import PROCESSORS
 from support import REPOSITORY
 
 from srtrt.runtime.parity import read_pictures
@@ -64,6 +65,19 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture
+def on_processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes srtrt believe that this is another processor, by its name in :mod:`processors`."""
+
+    def become(name: str) -> None:
+        text = PROCESSORS[name][0]
+        monkeypatch.setattr("srtrt.processor._first_core", lambda: text)
+        for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+            monkeypatch.delenv(variable, raising=False)
+
+    return become
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, MissingPackageError
+from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend, Capability, require_at_least
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.layouts import form_layouts
@@ -69,7 +70,13 @@ class OpenVinoBackend(Backend):
             )
         self._threads = engine_threads(self.options.threads)
         self._core = openvino.Core()
-        between = "bf16" if _has_bf16(self._core) else "fp32"
+        processor = this_processor()
+        if precision == "bf16" and not _has_bf16(self._core):
+            raise BackendError(
+                "openvino computes in bf16 only where the processor does; "
+                f"{processor.says_of_bf16} ({processor.name}). Use --precision fp32 or int8."
+            )
+        between = "bf16" if processor.faster_in_bf16 and _has_bf16(self._core) else "fp32"
         self._hint = _HINTS[between if precision == "int8" else precision]
         try:
             # It computes a float32 graph in bfloat16 by itself, and decides better where.
@@ -89,11 +96,7 @@ class OpenVinoBackend(Backend):
         except MissingPackageError as error:
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"openvino {openvino.__version__.split('-')[0]}"
-        if _has_bf16(openvino.Core()):
-            precisions: tuple[Precision, ...] = ("bf16", "fp32", "int8")
-            because = "this processor computes bfloat16"
-        else:
-            precisions, because = ("fp32", "int8"), "this processor has no bfloat16"
+        precisions, because = _precisions(openvino.Core())
         return [
             Capability(
                 device="cpu",
@@ -138,8 +141,20 @@ class OpenVinoBackend(Backend):
         del self._model, self._core
 
 
+def _precisions(core: Any) -> tuple[tuple[Precision, ...], str]:
+    """What it computes here, the preferred precision first, and why that one."""
+    processor = this_processor()
+    if processor.bf16 and not _has_bf16(core):
+        return ("fp32", "int8"), "openvino computes no bfloat16 on this processor"
+    if not processor.bf16:
+        return ("fp32", "int8"), processor.says_of_bf16
+    order: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+    return ("bf16", "fp32", "int8") if processor.faster_in_bf16 else order, processor.says_of_bf16
+
+
 def _has_bf16(core: Any) -> bool:
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # OpenVINO names what the processor has, whatever the environment leaves of it.
+    return this_processor().bf16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _package() -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, MissingPackageError, ModelError
+from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda.device import Stream
 from srtrt.runtime.engines.key import InputSize
@@ -59,6 +60,12 @@ class TorchBackend(Backend):
         options: TorchOptions | None = None,
     ) -> None:
         torch = self._torch = _package()
+        processor = this_processor()
+        if device == "cpu" and precision == "bf16" and not processor.bf16:
+            raise BackendError(
+                "torch computes in bf16 on the cpu only where the processor does; "
+                f"{processor.says_of_bf16} ({processor.name}). Use --precision fp32."
+            )
         super().__init__(model, form=form, device=device, precision=precision, options=options)
         from srtrt.networks.rewrites import InferenceGenerator
 
@@ -95,7 +102,9 @@ class TorchBackend(Backend):
         except MissingPackageError as error:
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"torch {torch.__version__}"
-        cpu = Capability(device="cpu", precisions=("fp32", "bf16"), reason=f"{version}, CPU")
+        # PyTorch would emulate bfloat16, tens of times slower than float32.
+        here: tuple[Precision, ...] = ("fp32", "bf16") if this_processor().bf16 else ("fp32",)
+        cpu = Capability(device="cpu", precisions=here, reason=f"{version}, CPU")
         if torch.cuda.is_available():
             reason = f"{version} on {torch.cuda.get_device_name(0)}"
             cuda = Capability(device="cuda:0", precisions=("fp16", "bf16", "fp32"), reason=reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,10 @@ def test_auto_says_what_it_takes_in_few_words_and_the_rest_apart() -> None:
         assert "onnxruntime" in choice.reasoning
 
 
-def test_the_reason_does_not_speak_of_another_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srtrt.runtime.backends.openvino._has_bf16", lambda core: False)
+def test_the_reason_does_not_speak_of_another_precision(
+    on_processor: Callable[[str], None],
+) -> None:
+    on_processor("zen3")
     plain = choose("openvino")
     assert plain.reason == "openvino fp32 on cpu: as asked for; this processor has no bfloat16."
     for backend in ("auto", "openvino"):
@@ -143,9 +145,15 @@ def test_auto_falls_to_onnxruntime_where_openvino_is_absent(
     assert not OpenVinoBackend.capabilities()[0].usable
 
 
-def test_an_explicit_wish_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_wish_is_never_replaced(
+    monkeypatch: pytest.MonkeyPatch, on_processor: Callable[[str], None]
+) -> None:
     with pytest.raises(BackendError, match="onnxruntime on cpu computes fp32, int8, not bf16"):
         choose("onnxruntime", "cpu", "bf16")
+    on_processor("zen3")
+    for backend in ("openvino", "torch"):
+        with pytest.raises(BackendError, match=f"{backend} on cpu computes fp32.*, not bf16"):
+            choose(backend, "cpu", "bf16")
     with pytest.raises(UsageError, match="backend 'tensorflow' is unknown"):
         choose("tensorflow")
     with pytest.raises(UsageError, match="device 'tpu'"):

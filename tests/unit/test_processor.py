@@ -10,45 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from processors import PROCESSORS
 
 from srtrt.processor import Processor, read_processor, this_processor
-
-AVX2 = "fpu sse4_1 sse4_2 avx f16c fma avx2"
-AVX512 = f"{AVX2} avx512f avx512dq avx512cd avx512bw avx512vl"
-ICE_LAKE = f"{AVX512} avx512_vnni avx512_vbmi2"
-ZEN_4 = f"{ICE_LAKE} avx512_bf16"
-SAPPHIRE_RAPIDS = f"{ZEN_4} avx_vnni amx_bf16 amx_tile amx_int8 avx512_fp16"
-NEOVERSE_N1 = "fp asimd evtstrm aes atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp ssbs"
-
-
-def x86(name: str, flags: str) -> str:
-    core = (
-        f"vendor_id\t: vendor\nmodel\t\t: 1\nmodel name\t: {name}\nflags\t\t: {flags}\nbugs\t\t:\n"
-    )
-    return f"processor\t: 0\n{core}\nprocessor\t: 1\n{core}\n"
-
-
-def arm(part: str, features: str) -> str:
-    return (
-        f"processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: {features}\n"
-        f"CPU implementer\t: 0x41\nCPU part\t: {part}\nCPU revision\t: 1\n\n"
-    )
-
-
-PROCESSORS = {
-    "zen3": (x86("AMD EPYC 7763 64-Core Processor", AVX2), "avx2", False, False),
-    "zen4": (x86("AMD EPYC 9R14", ZEN_4), "avx512_bf16", True, True),
-    "zen5": (x86("AMD Ryzen 9 9950X", f"{ZEN_4} avx_vnni"), "avx512_bf16", True, True),
-    "alder_lake": (x86("12th Gen Intel(R)", f"{AVX2} avx_vnni"), "avx2_vnni", False, True),
-    "skylake": (x86("Intel(R) Xeon(R) Gold 6148", AVX512), "avx512", False, False),
-    "ice_lake": (x86("Intel(R) Xeon(R) Platinum", ICE_LAKE), "avx512_vnni", False, True),
-    "sapphire_rapids": (x86("Intel(R) Xeon(R)", SAPPHIRE_RAPIDS), "amx", True, True),
-    "knights_landing": (x86("Xeon Phi", f"{AVX2} avx512f avx512er"), "avx2", False, False),
-    "sandy_bridge": (x86("Intel(R) Core(TM) i7-2600", "sse4_1 avx"), "generic", False, False),
-    "neoverse_v1": (arm("0xd40", f"{NEOVERSE_N1} i8mm bf16"), "neon_bf16", True, True),
-    "neoverse_n1": (arm("0xd0c", NEOVERSE_N1), "neon_dot", False, True),
-    "cortex_a72": (arm("0xd08", "fp asimd aes crc32"), "neon", False, False),
-}
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -137,6 +101,25 @@ def test_a_limit_above_what_the_processor_has_is_none() -> None:
     assert zen4.instruction_set == "avx2"
     neoverse = read_processor(PROCESSORS["neoverse_v1"][0], {"ONEDNN_MAX_CPU_ISA": "AVX2"})
     assert neoverse.bf16
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "faster", "says"),
+    [
+        ("zen4", "", True, "this processor computes bfloat16"),
+        ("sapphire_rapids", "", True, "this processor computes bfloat16"),
+        ("neoverse_v1", "", True, "this processor computes bfloat16"),
+        ("sapphire_rapids", "AVX512_CORE_BF16", False, "computes bfloat16 slower than float32"),
+        ("sapphire_rapids", "AVX2", False, "has no bfloat16 within ONEDNN_MAX_CPU_ISA=AVX2"),
+        ("zen3", "AVX2", False, "this processor has no bfloat16"),
+    ],
+)
+def test_bfloat16_is_worth_it_where_it_is_fast(
+    name: str, limit: str, faster: bool, says: str
+) -> None:
+    found = read_processor(PROCESSORS[name][0], {"ONEDNN_MAX_CPU_ISA": limit})
+    assert found.faster_in_bf16 is faster
+    assert found.says_of_bf16.endswith(says)
 
 
 @pytest.mark.parametrize("limit", [None, "AVX2", "AVX512_CORE"])
