@@ -6,7 +6,6 @@ copies between page-locked memory and the device bound the way in and out.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from onnx import ModelProto, numpy_helper
 
+from srtrt.benchmarks.ceiling import matmul_flops
 from srtrt.errors import UsageError
 from srtrt.forms import LR
 from srtrt.runtime.backends.options import choose_options
@@ -30,9 +30,8 @@ from srtrt.runtime.layouts import form_layouts
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.runtime.ring import RingOptions, StageTimes, in_order
+from srtrt.runtime.select import choose
 from srtrt.spec import Form, Precision
-
-_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 ONE_BY_ONE = RingOptions(streams=1, slots=1, graph=False)
 VARIANTS: Mapping[str, TorchOptions] = {
@@ -71,6 +70,7 @@ def measure_throughput(
 
     Raises:
         UsageError: if a variant is neither a name nor options.
+        BackendError: if PyTorch does not compute in this precision here.
 
     Returns:
         The ceilings, and for each size and variant frames per second, TFLOP/s and their share of
@@ -79,7 +79,8 @@ def measure_throughput(
     chosen = {name: _options(name, device) for name in variants}
     found, tell = find_model(model), on_done or (lambda _: None)
     flops = 2 * macs_per_pixel(found.graph("rgb8", "fp32"))
-    product = matmul_flops(device, _TYPES[precision], seconds)
+    choose("torch", device, precision)
+    product = matmul_flops(torch.device(device), precision, seconds)
     tell("matrix product")
     rows: dict[str, Any] = {}
     for width, height in sizes:
@@ -97,7 +98,7 @@ def measure_throughput(
             row[name] = {
                 "frames_per_second": round(rate, 2),
                 "ms_per_frame": round(1000 / rate, 3),
-                "tflops": round(rate * flops * size.pixels / 1e12, 2),
+                "tflops": round(rate * flops * size.pixels / 1e12, 6),
                 "share_of_matmul": round(rate * flops * size.pixels / product, 3),
             }
             tell(f"{size} {name}")
@@ -109,7 +110,7 @@ def measure_throughput(
         "precision": precision,
         "form": form,
         "gflop_per_megapixel": round(flops / 1e3, 1),
-        "matmul_tflops": round(product / 1e12, 2),
+        "matmul_tflops": round(product / 1e12, 6),
         "sizes": rows,
     }
 
@@ -142,27 +143,6 @@ def macs_per_pixel(graph: ModelProto) -> int:
         elif LR in node.output:
             area = 1  # before the network, chroma is shuffled, too
     return total
-
-
-def matmul_flops(device: str, dtype: torch.dtype, seconds: float) -> float:
-    """FLOP per second of a large square matrix product."""
-    side = 1024 if device == "cpu" else 8192
-    a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-
-    def wait() -> None:
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-
-    for _ in range(3):
-        a @ b
-    wait()
-    rounds, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        for _ in range(10):
-            a @ b
-        wait()
-        rounds += 10
-    return 2 * side**3 * rounds / (time.perf_counter() - started)
 
 
 def copy_milliseconds(device: str, form: Form, size: InputSize) -> dict[str, float]:

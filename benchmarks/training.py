@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from srtrt.benchmarks.ceiling import matmul_flops
 from srtrt.errors import UsageError
 from srtrt.networks.generator import Generator
 from srtrt.train.config import TrainConfig
 from srtrt.train.data import Batch, Batches
 from srtrt.train.distributed import World
 from srtrt.train.pictures import Pictures
+from srtrt.train.precision import Arithmetic
 from srtrt.train.update import Update
 
-_MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
 _BACKWARD = 3
 """A forward and backward pass costs three times the multiply-accumulates of the forward."""
 
@@ -53,12 +54,15 @@ def measure_training(
     """
     if config.loss.content_weight or config.loss.adversarial_weight:
         raise UsageError("only updates with a pixel loss alone are measured; try --preset psnr.")
+    world = World()
+    arithmetic = Arithmetic.choose(config, device, world)
+    config = arithmetic.apply(config)
     pictures = Pictures.open(folders, config)
     batches = pictures.batches(config, device=device, share=slice(None))
     torch.manual_seed(0)
     ready = batches.sample(0)
     net = Generator(config.generator)
-    update = Update(config, net, None, None, device=device, world=World())
+    update = Update(config, net, None, None, device=device, world=world)
     loops = {
         "plain": _plain(config, ready, device),
         "synthetic": lambda step: update(ready, step, 10**6),
@@ -73,16 +77,19 @@ def measure_training(
         if on_round is not None:
             on_round(done + 1)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    return _report(config, medians, device)
+    return _report(config, arithmetic, medians, device)
 
 
-def _report(config: TrainConfig, medians: dict[str, float], device: torch.device) -> dict[str, Any]:
+def _report(
+    config: TrainConfig, arithmetic: Arithmetic, medians: dict[str, float], device: torch.device
+) -> dict[str, Any]:
     macs = config.generator.macs_per_lr_pixel * config.data.batch * config.data.patch**2
-    ceiling = matmul_ceiling(device)
+    ceiling = matmul_flops(device, arithmetic.precision)
     flops = 2 * _BACKWARD * macs / medians["real"]
     return {
         "settings": {"generator": config.to_dict()["generator"], "data": config.to_dict()["data"]},
-        "precision": config.run.precision,
+        "precision": arithmetic.precision,
+        "precision_because": arithmetic.reason,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "loops": {
             name: {"steps_per_second": round(1 / s, 3), "seconds_per_step": round(s, 4)}
@@ -91,7 +98,7 @@ def _report(config: TrainConfig, medians: dict[str, float], device: torch.device
         "times_faster_than_plain": round(medians["plain"] / medians["real"], 2),
         "real_to_synthetic": round(medians["synthetic"] / medians["real"], 3),
         "teraflops": round(flops / 1e12, 6),
-        "matmul_ceiling_teraflops": round(ceiling / 1e12, 3),
+        "matmul_ceiling_teraflops": round(ceiling / 1e12, 6),
         "share_of_ceiling": round(flops / ceiling, 6),
     }
 
@@ -126,11 +133,3 @@ def _time(function: Callable[[int], Any], steps: int, device: torch.device) -> f
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def matmul_ceiling(device: torch.device) -> float:
-    """Floating-point operations per second of a large bfloat16 matrix product, the best of 5."""
-    side = _MATMUL_SIDE.get(device.type, 2048)
-    a = torch.randn(side, side, dtype=torch.bfloat16, device=device)
-    best = min(_time(lambda _: a @ a, 3, device) for _ in range(5))
-    return 2.0 * side**3 / best

@@ -97,6 +97,7 @@ def train(
         )
         if resume:
             trainer.resume()
+        console.print(str(trainer.arithmetic), soft_wrap=True)
         with _stop_request() as should_stop, _progress_line(console) as show:
             result = trainer.run(on_progress=show, should_stop=should_stop)
     if not result.finished:

@@ -143,8 +143,10 @@ class RunConfig:
     """Distance of two sample grids and redrawn plots; 0 draws them only at the end."""
     keep: int = 2
     """Saved states to keep; the averaged weights with the best validation PSNR stay, too."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of the networks' forward and backward passes; losses and weights are fp32."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the networks' forward and backward passes; losses and weights are fp32.
+    ``auto`` is bf16 where the processor or GPU is fast in it, and stays what it was when a run is
+    resumed elsewhere; the run folder's settings say which it is."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of the networks; ``auto`` does it on CUDA."""
     explosion: float = 10.0

@@ -30,6 +30,7 @@ from srtrt.train.data import Batches
 from srtrt.train.distributed import World
 from srtrt.train.looking import RunView
 from srtrt.train.pictures import Pictures
+from srtrt.train.precision import Arithmetic
 from srtrt.train.run_folder import BEST, CHECKPOINT, LOG, RunFolder
 from srtrt.train.state import Average, TrainingState
 from srtrt.train.update import Losses, Update, build_discriminator, learning_rate
@@ -114,9 +115,12 @@ class Trainer:
         Raises:
             TrainingError: if ``init`` or ``content`` does not fit.
         """
-        self.config, self.pictures, self.name = config, pictures, name
         self.world = world or World()
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._free_precision = config.run.precision == "auto"
+        self.arithmetic = Arithmetic.choose(config, self.device, self.world)
+        config = self.arithmetic.apply(config)
+        self.config, self.pictures, self.name = config, pictures, name
         if config.loss.content_weight and content is None:
             raise TrainingError("loss.content_weight is above 0, but there is no content network.")
         torch.manual_seed(config.run.seed)
@@ -163,13 +167,24 @@ class Trainer:
     def resume(self) -> None:
         """Goes back to the run folder's newest saved state.
 
+        With ``run.precision`` auto the run goes on in the precision in which it was started, on
+        whatever machine: nothing else continues it exactly.
+
         Raises:
             TrainingError: if there is none, or it belongs to a run with other settings or data.
         """
+        self._keep_precision()
         facts = self.folder.load_state(self.state, self._identity())
         self.step = int(facts["step"])
         self._best, self._recent = float(facts["best"]), list(facts["recent"])
         self._psnr = facts["psnr"]
+
+    def _keep_precision(self) -> None:
+        """Takes the precision of the saved states, unless the settings ask for the other one."""
+        started = self.folder.started_with("run.precision")
+        if started == self.config.run.precision or (started is not None and self._free_precision):
+            self.arithmetic = Arithmetic.kept(started, self.device)
+            self.config = self.update.config = self.arithmetic.apply(self.config)
 
     def _identity(self) -> dict[str, Any]:
         settings = self.config.to_dict()

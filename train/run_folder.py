@@ -132,6 +132,15 @@ class RunFolder:
             raise TrainingError(reasons[0])
         raise TrainingError(f"{self.path}: nothing to resume from; start without --resume.")
 
+    def started_with(self, setting: str) -> Any:
+        """The value of a setting in the newest state that can be read; None without one."""
+        for path in self.states():
+            try:
+                return read_facts(path).get(setting)
+            except TrainingError:
+                continue
+        return None
+
     def _check(self, facts: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         for key, value in identity.items():
             if facts.get(key) != value:

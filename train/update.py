@@ -81,6 +81,7 @@ class Update:
     Attributes:
         networks: ``generator`` and, in an adversarial run, ``discriminator``.
         optimisers: the Adam of each, by the same names.
+        config: the settings, with ``run.precision`` decided.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Update:
         device: torch.device,
         world: World,
     ) -> None:
+        assert config.run.precision != "auto", "decided by Arithmetic.choose"
         self.config, self.device, self.world = config, device, world
         self.networks: dict[str, nn.Module] = {"generator": generator}
         if discriminator is not None:

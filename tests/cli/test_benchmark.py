@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from video_clips import make_clip, picture
 from srtrt.benchmarks.tables import table
 from srtrt.benchmarks.thirdparty import ThirdPartyGenerator
 from srtrt.cli import main
+from srtrt.processor import this_processor
 from srtrt.runtime.parity import read_pictures
 
 
@@ -56,6 +58,28 @@ def test_latency_sets_options_side_by_side() -> None:
         refused = benchmark("latency", "--size", "32x24", "--rounds", "1", "--engine", engine)
         assert refused.exit_code == 2
         assert message in refused.stderr
+
+
+@pytest.mark.parametrize("kind", ["latency", "parity"])
+def test_no_engine_is_measured_under_the_name_of_another(
+    kind: str, photos: Path, on_processor: Callable[[str], None]
+) -> None:
+    """Without bfloat16 OpenVINO computes in float32, whatever it is asked for."""
+    options = {"latency": ["--size", "32x24", "--rounds", 1], "parity": ["--data", photos]}[kind]
+    command = [kind, "--model", "fast", *options]
+    on_processor("zen3")
+    result = benchmark(*command)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert "openvino-fp32" in report["engines"]
+    assert not {"openvino-bf16", "torch-bf16"} & set(report["engines"])
+    assert report["left_out"] == {"openvino-bf16": "this processor has no bfloat16"}
+    assert "openvino-bf16 is left out: this processor has no bfloat16" in result.stderr
+    for engine in ("openvino", "torch"):
+        refused = benchmark(*command, "--engine", f"{engine}-bf16")
+        assert refused.exit_code == 1
+        assert f"{engine} computes in bf16" in refused.output
+        assert "this processor has no bfloat16 (AMD EPYC 7763" in refused.output
 
 
 def test_quality_sets_the_model_beside_bicubic(photos: Path) -> None:
@@ -306,6 +330,9 @@ def test_training_speed_is_measured_against_a_plain_loop(
     ratio = loops["plain"]["seconds_per_step"] / loops["real"]["seconds_per_step"]
     assert report["times_faster_than_plain"] == pytest.approx(ratio, rel=0.1)
     assert 0 < report["share_of_ceiling"] < 1
+    fast = this_processor().faster_in_bf16
+    assert report["precision"] == ("bf16" if fast else "fp32")
+    assert report["precision_because"] == this_processor().says_of_bf16
     assert "| plain |" in table(report)
     refused = CliRunner().invoke(main, [*command, "--preset", "gan"])
     assert refused.exit_code == 2

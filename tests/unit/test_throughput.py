@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_the_command_measures_variants_side_by_side(tiny_checkpoint: Path, tmp_p
         speed = row[name]["frames_per_second"]
         assert row[name]["ms_per_frame"] == pytest.approx(1000 / speed, rel=0.01)
     assert 0 <= row["timeline"]["copies_beside_computing"] <= 1
+    assert report["matmul_tflops"] > 0
     wrong = CliRunner().invoke(main, ["benchmark", "throughput", "--variant", "magic"])
     assert wrong.exit_code == 2
     assert "expected one of as trained" in wrong.output
+
+
+def test_bf16_is_refused_where_it_would_be_emulated(on_processor: Callable[[str], None]) -> None:
+    on_processor("skylake")
+    command = ["benchmark", "throughput", "--model", "fast", "--precision", "bf16"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    assert "torch on cpu computes fp32, not bf16" in done.output
