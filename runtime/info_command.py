@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 import click
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from srtrt.errors import SrtrtError
+from srtrt.errors import BrokenPackageError, SrtrtError
 from srtrt.runtime.backends.options import option_lines
 from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import bundled_models, find_model, weights_folder
+from srtrt.runtime.package_checks import check_packages
 from srtrt.runtime.select import AUTO_ORDER, choose, survey
 from srtrt.runtime.threads import usable_processors
 from srtrt.weights import DEFAULT_MODEL
-
-_PACKAGES = (
-    "av",
-    "cuda-python",
-    "opencv-python-headless",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "pycuda",
-    "tensorrt",
-    "tensorrt-rtx",
-    "torch",
-)
 
 
 @click.command()
@@ -76,11 +62,10 @@ def doctor() -> None:
         f"the network may use {memory_limit('cpu') / 2**30:.1f} GiB "
         f"(change with {MEMORY_VARIABLE}, in MiB)"
     )
-    for package in _PACKAGES:
-        try:
-            click.echo(f"  {package} {version(package)}")
-        except PackageNotFoundError:
-            click.echo(f"  {package}: not installed")
+    broken = []
+    for package in check_packages():
+        click.echo(f"  {package}")
+        broken += [package.name] if package.problem else []
     click.echo("Backends:")
     for name, capability in survey():
         mark = "yes" if capability.usable else "no "
@@ -96,3 +81,7 @@ def doctor() -> None:
     except SrtrtError as error:
         click.echo(f"It finds nothing: {error}")
         raise
+    if broken:
+        raise BrokenPackageError(
+            f"What is installed does not all work (see above): {', '.join(broken)}."
+        )

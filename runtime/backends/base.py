@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, DeviceMemoryError, SrtrtError, UsageError
+from srtrt.packages import untried
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, Pending, RingOptions, StageTimes
 from srtrt.runtime.rings import FrameRings
@@ -75,6 +76,8 @@ class Backend(ABC):
     """Frozen keyword-only dataclass of its settings, all of which have defaults."""
     usual_ring: ClassVar[RingOptions | None] = None
     """Frames in flight where the settings leave it open; None is one after the other."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions it stands on; their versions are noted where they were never tried."""
     bytes_per_pixel: ClassVar[int]
     """Peak memory of one stream per LR pixel, measured with the 64-feature generator in float32,
     rounded up."""
@@ -107,7 +110,7 @@ class Backend(ABC):
         self.model, self.form, self.device, self.precision = model, form, device, precision
         self.options = self.options_type() if options is None else options
         self.spec = self._read_spec(model)
-        self.notes: list[str] = []
+        self.notes: list[str] = [note for note in map(untried, self.packages) if note]
         self.on_build: Callable[[float, str], None] | None = None
         self.trust_engine = False
         self._closed = False

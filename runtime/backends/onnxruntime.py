@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, MissingPackageError, install_hint
+from srtrt.errors import BackendError, PackageError, install_hint
 from srtrt.files import cache_folder
+from srtrt.packages import unusable
 from srtrt.runtime.backends.base import Backend, Capability, require_at_least
 from srtrt.runtime.cuda.device import Stream
 from srtrt.runtime.engines.key import InputSize
@@ -51,6 +52,7 @@ class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
     options_type = OnnxRuntimeOptions
     options: OnnxRuntimeOptions
+    packages = ("onnxruntime", "onnxruntime-gpu")
     bytes_per_pixel = 9_000
     failures = (Exception,)  # its own exceptions share no other base
     gpu_provider: ClassVar[str] = "CUDAExecutionProvider"
@@ -107,7 +109,7 @@ class OnnxRuntimeBackend(Backend):
         """See :meth:`Backend.capabilities`."""
         try:
             ort = _package()
-        except MissingPackageError as error:
+        except PackageError as error:
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"onnxruntime {ort.__version__}"
         cpu = Capability(device="cpu", precisions=("fp32", "int8"), reason=f"{version}, CPU")
@@ -211,5 +213,5 @@ def _package() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackageError("onnxruntime", "cpu", "the onnxruntime backend") from error
+        raise unusable("onnxruntime", error, "cpu", "the onnxruntime backend") from error
     return onnxruntime

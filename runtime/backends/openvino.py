@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, MissingPackageError
+from srtrt.errors import BackendError, PackageError
+from srtrt.packages import unusable
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend, Capability, require_at_least
 from srtrt.runtime.engines.key import InputSize
@@ -50,6 +51,7 @@ class OpenVinoBackend(Backend):
     name = "openvino"
     options_type = OpenVinoOptions
     options: OpenVinoOptions
+    packages = ("openvino",)
     bytes_per_pixel = 7_000
 
     def __init__(
@@ -93,7 +95,7 @@ class OpenVinoBackend(Backend):
         """See :meth:`Backend.capabilities`."""
         try:
             openvino = _package()
-        except MissingPackageError as error:
+        except PackageError as error:
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"openvino {openvino.__version__.split('-')[0]}"
         precisions, because = _precisions(openvino.Core())
@@ -161,5 +163,5 @@ def _package() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise MissingPackageError("openvino", "cpu", "the openvino backend") from error
+        raise unusable("openvino", error, "cpu", "the openvino backend") from error
     return openvino

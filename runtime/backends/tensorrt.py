@@ -69,6 +69,7 @@ class TensorRtBackend(Backend):
     builds_engines = True
     bytes_per_pixel = 6_000
     """Estimated from the largest tensors of the network in float32."""
+    packages = ("tensorrt", "tensorrt-rtx", "cuda-python")
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, MissingPackageError, ModelError
+from srtrt.errors import BackendError, ModelError, PackageError
+from srtrt.packages import unusable
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda.device import Stream
@@ -48,6 +50,7 @@ class TorchBackend(Backend):
     name = "torch"
     options_type = TorchOptions
     options: TorchOptions
+    packages = ("torch", "safetensors")
     bytes_per_pixel = 12_000
 
     def __init__(
@@ -99,7 +102,7 @@ class TorchBackend(Backend):
         """See :meth:`Backend.capabilities`."""
         try:
             torch = _package()
-        except MissingPackageError as error:
+        except PackageError as error:
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"torch {torch.__version__}"
         # PyTorch would emulate bfloat16, tens of times slower than float32.
@@ -282,9 +285,9 @@ def _downsample_chroma(torch: Any, uv: Tensor, taps: Tensor) -> Tensor:
 
 
 def _package() -> Any:
-    try:
-        import safetensors  # noqa: F401
-        import torch
-    except ImportError as error:
-        raise MissingPackageError(error.name or "torch", "train", "the torch backend") from error
-    return torch
+    for name in ("safetensors", "torch"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise unusable(name, error, "train", "the torch backend") from error
+    return module

@@ -73,25 +73,34 @@ def require() -> str | None:
     """
     note = untried("av")
     try:
-        _write_and_read_a_clip()
+        write_and_read_a_clip("ffv1", {})
     except Exception as error:
         raise broken("av", error) from error
     return note
 
 
-def _write_and_read_a_clip() -> None:
-    """Three frames and a title through the calls that a video goes through."""
+def write_and_read_a_clip(encoder: str, options: dict[str, str]) -> None:
+    """Three frames and a title through the calls that a video goes through.
+
+    Args:
+        encoder: FFmpeg's name of a video encoder.
+        options: its options.
+
+    Raises:
+        Exception: whatever PyAV raises, or RuntimeError if another clip came back.
+    """
     tick, frames = Fraction(1, 1000), 3
     file = io.BytesIO()
     with av.open(file, "w", format="matroska", **METADATA) as output:
         output.metadata["title"] = "caf\udce9"  # Latin-1
-        stream: Any = output.add_stream("ffv1", rate=Fraction(25), time_base=tick)
-        stream.codec_context.width, stream.codec_context.height = 32, 16
+        stream: Any = output.add_stream(encoder, rate=Fraction(25), time_base=tick)
+        stream.codec_context.width, stream.codec_context.height = 64, 64
         stream.codec_context.pix_fmt = "yuv420p"
+        stream.codec_context.options = dict(options)
         stream.codec_context.open()
         output.start_encoding()
         for index in range(frames):
-            grey = np.full((16, 32, 3), 60 * index, np.uint8)
+            grey = np.full((64, 64, 3), 60 * index, np.uint8)
             frame = av.VideoFrame.from_ndarray(grey, "rgb24").reformat(format="yuv420p")
             frame.pts, frame.duration, frame.time_base = 40 * index, 40, tick
             for packet in [*stream.encode(frame), *(stream.encode(None) if index == 2 else [])]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from srtrt import packages
 from srtrt.errors import SrtrtError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -57,6 +58,18 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("srtrt: interrupted.", err=True)
             ctx.exit(130)
+        except ImportError as error:
+            fault = packages.broken_import(error)
+            if fault is None:
+                raise
+            click.echo(f"srtrt: {fault}", err=True)
+            ctx.exit(fault.exit_code)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception:
+            for note in packages.all_untried():
+                click.echo(f"srtrt: {note}", err=True)
+            raise
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,8 +4,9 @@
 
     SrtrtError
     ├── UsageError              a wrong combination of options (exit status 2)
-    ├── MissingPackageError     an optional package is not installed; names the pip line
-    ├── BrokenPackageError      an installed package does not do what srtrt needs of it
+    ├── PackageError            a package that is needed cannot be used
+    │   ├── MissingPackageError     it is optional and not installed; names the pip line
+    │   └── BrokenPackageError      it is installed and does not do what srtrt needs of it
     ├── InputError              an input file is missing, not what it should be, or damaged
     │   └── TruncatedInputError     it broke in the middle; says how many frames were good
     ├── OutputError             an output cannot be written
@@ -42,7 +43,11 @@ class UsageError(SrtrtError):
     exit_code = 2
 
 
-class MissingPackageError(SrtrtError):
+class PackageError(SrtrtError):
+    """A package that srtrt needs cannot be used."""
+
+
+class MissingPackageError(PackageError):
     """An optional package is needed and not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
@@ -53,7 +58,7 @@ class MissingPackageError(SrtrtError):
         )
 
 
-class BrokenPackageError(SrtrtError):
+class BrokenPackageError(PackageError):
     """An installed package cannot be imported, or does not do what srtrt needs of it."""
 
 

@@ -9,7 +9,7 @@ import functools
 import re
 from importlib import metadata
 
-from srtrt.errors import BrokenPackageError
+from srtrt.errors import BrokenPackageError, MissingPackageError, PackageError
 
 _OWNERS_OF_CV2 = (
     "opencv-python",
@@ -77,10 +77,48 @@ def broken(distribution: str, error: BaseException) -> BrokenPackageError:
     return BrokenPackageError(f"The package {name} does not work: {text}{expected}. {advice}")
 
 
-def broken_import(error: ImportError) -> BrokenPackageError:
-    """What to raise when a package that srtrt always needs cannot be imported."""
-    module = (error.name or "").partition(".")[0]
-    return broken(_DISTRIBUTIONS.get(module, module or "unknown"), error)
+def unusable(module: str, error: ImportError, extra: str, purpose: str) -> PackageError:
+    """What to raise when an optional package cannot be imported.
+
+    Args:
+        module: name of its top-level module.
+        error: what importing it raised.
+        extra: extra of srtrt that installs it.
+        purpose: what needs it, such as ``the openvino backend``.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
+        return MissingPackageError(module, extra, purpose)
+    return broken(_distribution(module), error)
+
+
+def broken_import(error: ImportError) -> BrokenPackageError | None:
+    """What to raise when a package that srtrt always needs cannot be imported.
+
+    None if the fault is in srtrt itself.
+    """
+    module = (error.name or _raised_in(error)).partition(".")[0]
+    return None if module in ("", "srtrt") else broken(_distribution(module), error)
+
+
+def all_untried() -> list[str]:
+    """A sentence for every installed package of a version srtrt was not tried with."""
+    return [note for name in requirements() if (note := untried(name))]
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module that raised an error."""
+    trace, found = error.__traceback__, ""
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        found = found if name.startswith("importlib") else name
+        trace = trace.tb_next
+    return found
+
+
+def _distribution(module: str) -> str:
+    if module == "onnxruntime" and installed("onnxruntime-gpu"):
+        return "onnxruntime-gpu"
+    return _DISTRIBUTIONS.get(module, module)
 
 
 def owners_of_cv2() -> list[str]:
