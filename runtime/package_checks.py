@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from srtrt.errors import SrtrtError
-from srtrt.packages import broken, installed, owners_of_cv2, untried
+from srtrt.packages import broken, import_openvino, installed, owners_of_cv2, untried
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.video import pyav
 from srtrt.runtime.video.codecs import CODECS, quiet_svt
@@ -104,7 +104,7 @@ def _check_onnxruntime(name: str) -> str | None:
 
 
 def _check_openvino(_name: str) -> None:
-    openvino = importlib.import_module("openvino")
+    openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(_doubling().SerializeToString(), b"")
     request = core.compile_model(model, "CPU").create_infer_request()

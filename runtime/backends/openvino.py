@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, PackageError
-from srtrt.packages import unusable
+from srtrt.packages import import_openvino
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend, Capability, require_at_least
 from srtrt.runtime.engines.key import InputSize
@@ -64,7 +64,7 @@ class OpenVinoBackend(Backend):
         options: OpenVinoOptions | None = None,
     ) -> None:
         super().__init__(model, form=form, device=device, precision=precision, options=options)
-        openvino = _package()
+        openvino = import_openvino()
         if device != "cpu" or precision not in (*_HINTS, "int8"):
             raise BackendError(
                 f"openvino runs on the cpu in {', '.join(_HINTS)} or int8, "
@@ -94,7 +94,7 @@ class OpenVinoBackend(Backend):
     def capabilities(cls) -> Sequence[Capability]:
         """See :meth:`Backend.capabilities`."""
         try:
-            openvino = _package()
+            openvino = import_openvino()
         except PackageError as error:
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"openvino {openvino.__version__.split('-')[0]}"
@@ -157,11 +157,3 @@ def _precisions(core: Any) -> tuple[tuple[Precision, ...], str]:
 def _has_bf16(core: Any) -> bool:
     # OpenVINO names what the processor has, whatever the environment leaves of it.
     return this_processor().bf16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _package() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise unusable("openvino", error, "cpu", "the openvino backend") from error
-    return openvino

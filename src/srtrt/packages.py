@@ -6,8 +6,11 @@ The versions are those that srtrt's own metadata asks for, so pyproject.toml alo
 from __future__ import annotations
 
 import functools
+import importlib
 import re
+import sys
 from importlib import metadata
+from typing import Any
 
 from srtrt.errors import BrokenPackageError, MissingPackageError, PackageError
 
@@ -89,6 +92,27 @@ def unusable(module: str, error: ImportError, extra: str, purpose: str) -> Packa
     if isinstance(error, ModuleNotFoundError) and error.name == module:
         return MissingPackageError(module, extra, purpose)
     return broken(_distribution(module), error)
+
+
+def import_openvino() -> Any:
+    """The module ``openvino``, without its telemetry.
+
+    When it is imported, that forks this process in a thread to report the import to a server, and
+    writes to the home folder; the fork can hang, and the process then never ends.
+
+    Raises:
+        PackageError: if it is not installed or does not work.
+    """
+    quiet = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
+    if quiet:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise unusable("openvino", error, "cpu", "the openvino backend") from error
+    finally:
+        if quiet:
+            del sys.modules["openvino_telemetry"]
 
 
 def broken_import(error: ImportError) -> BrokenPackageError | None:

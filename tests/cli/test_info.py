@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from srtrt.cli import COMMANDS, main
@@ -30,6 +33,26 @@ def test_upscaling_imports_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "False", result.stderr
+
+
+@pytest.mark.parametrize("command", ["upscale", "doctor"])
+def test_openvino_reports_to_nobody(tmp_path: Path, command: str) -> None:
+    """Its telemetry forks a process with threads, which can hang, and writes to the home folder."""
+    code = {
+        "upscale": "import srtrt, numpy; u = srtrt.Upscaler(backend='openvino', device='cpu');"
+        "u(numpy.zeros((4, 4, 3), 'uint8')); u.close();",
+        "doctor": "from click.testing import CliRunner; from srtrt.cli import main;"
+        "assert not CliRunner().invoke(main, ['doctor']).exit_code;",
+    }[command]
+    code += "import sys; print('openvino' in sys.modules, 'openvino_telemetry' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    assert result.stdout.strip() == "True False", result.stderr
+    assert not list(tmp_path.glob("intel*"))
 
 
 def test_every_command_has_help() -> None:
