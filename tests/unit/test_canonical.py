@@ -14,8 +14,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import lively_generator
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
-from support import lively_generator
 
 from srtrt.canonical import graph_sha256, without_metadata
 from srtrt.errors import ModelError
