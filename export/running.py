@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from srtrt.errors import MissingPackageError
+from srtrt.runtime.threads import engine_threads
 
 
 def run_graph(
@@ -42,6 +43,7 @@ def quiet_session(model: ModelProto, *, optimise: bool = True) -> Any:
         raise MissingPackageError("onnxruntime", "export", "measuring a graph") from error
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    settings.intra_op_num_threads = engine_threads(0)
     if not optimise:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Sessions of single nodes take turns: while one computes, threads of others must not spin.

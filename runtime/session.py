@@ -14,7 +14,7 @@ from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.options import BackendOptions, choose_options
 from srtrt.runtime.layouts import IMAGE_AXES, input_size
-from srtrt.runtime.memory import memory_limit
+from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.output_check import OutputCheck
 from srtrt.runtime.ring import Pending, in_order
@@ -59,7 +59,9 @@ class Session:
         self._margin = -(-reach // self._align) * self._align
         self._side = _parse_tile(tile)
         self._untiled = tile == "none"
-        self._max_pixels = max(1, memory_limit(backend.device) // backend.frame_bytes_per_pixel)
+        self._pixel_bytes = backend.frame_bytes_per_pixel
+        self._memory_limit = memory_limit(backend.device)
+        self._max_pixels = max(1, self._memory_limit // self._pixel_bytes)
         self.scale = scale
         self.model = backend.model.name
         self.description = f"{self.model} on {backend.description}"
@@ -170,7 +172,7 @@ class Session:
 
     def _plan(self, frames: int, height: int, width: int) -> TilePlan:
         pixels = 1 << 62 if self._untiled else self._max_pixels // max(1, frames)
-        return plan_tiles(
+        plan = plan_tiles(
             height,
             width,
             margin=self._margin,
@@ -178,6 +180,21 @@ class Session:
             max_pixels=pixels,
             side=self._side,
         )
+        self._require_room(plan)
+        return plan
+
+    def _require_room(self, plan: TilePlan) -> None:
+        """Refuses frames in flight that would take the host's memory, which cannot say no."""
+        rows, columns = plan.tile_size
+        needed, limit = rows * columns * self._pixel_bytes, self._memory_limit
+        ring = getattr(self._backend.options, "ring", None)
+        if ring is not None and self._backend.device == "cpu" and needed > limit:
+            raise UsageError(
+                f"{ring.slots} batches of {ring.batch} frames on {ring.streams} streams take about "
+                f"{needed / 2**30:.1f} GiB with {columns}x{rows} pixels at once, and the network "
+                f"may use {limit / 2**30:.1f} GiB; give a smaller batch, fewer slots or streams, "
+                f"smaller tiles, or more memory with {MEMORY_VARIABLE} (in MiB)."
+            )
 
     def _infer_tiles(
         self, inputs: Mapping[str, NDArray[Any]], plan: TilePlan

@@ -334,3 +334,14 @@ def test_compiling_without_a_compiler_says_what_to_do(
     assert done.returncode == 1
     assert "leave compile=true out, or give it what it lacks" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_more_in_flight_than_the_memory_holds_is_refused(
+    upscaled: Callable[..., Result], graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRTRT_MEMORY_LIMIT", "64")
+    done = upscaled(graph, "onnxruntime", streams=16, slots=256, batch=8)
+    assert done.exit_code == 2
+    assert "256 batches of 8 frames on 16 streams take about" in done.stderr
+    assert "the network may use 0.1 GiB; give a smaller batch" in done.stderr
+    assert upscaled(graph, "onnxruntime", streams=2, slots=2).exit_code == 0

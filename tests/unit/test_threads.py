@@ -18,17 +18,20 @@ import os, sys
 one = min(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {one})
 import numpy, psutil
-import srtrt
-picture = numpy.zeros((32, 32, 3), 'uint8')
-with srtrt.Upscaler(sys.argv[1], backend=sys.argv[2], device='cpu') as upscale:
-    upscale(picture)
-    threads = psutil.Process().threads()
-    print({p for thread in threads for p in os.sched_getaffinity(thread.id)} == {one})
+if sys.argv[2] == 'export':
+    import onnx, srtrt.export.running
+    engine = srtrt.export.running.quiet_session(onnx.load(sys.argv[1]))
+else:
+    import srtrt
+    engine = srtrt.Upscaler(sys.argv[1], backend=sys.argv[2], device='cpu')
+    engine(numpy.zeros((32, 32, 3), 'uint8'))
+threads = psutil.Process().threads()
+print({p for thread in threads for p in os.sched_getaffinity(thread.id)} == {one})
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs processor affinity")
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch", "export"])
 def test_no_thread_leaves_the_processors_of_its_process(
     backend: str, tiny_checkpoint: Path, tiny_graphs: dict[str, Path]
 ) -> None:
