@@ -93,11 +93,30 @@ def test_ci_runs_the_readme_command_for_the_tests() -> None:
     assert named["tests"] in (REPOSITORY / ".ci" / "run").read_text()
 
 
-def test_readme_links_lead_somewhere() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/figures.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (REPOSITORY / page).read_text()):
         if not target.startswith("http"):
-            assert (REPOSITORY / target).exists(), target
+            assert ((REPOSITORY / page).parent / target).exists(), target
+
+
+def test_the_first_screen_of_the_readme_says_what_matters() -> None:
+    first = "\n".join((REPOSITORY / "README.md").read_text().splitlines()[:40])
+    places = [
+        first.index(words)
+        for words in (
+            "verified FP16 TensorRT engine",
+            "](docs/before-after.jpg)",
+            "no NVIDIA GPU was at hand",
+            "srtrt export ",
+            "srtrt upscale-video in.mp4",
+            "srtrt benchmark ",
+            "<!-- fresh machine: upscale -->",
+            "--model fast",
+            "For people who",
+        )
+    ]
+    assert places == sorted(places)
 
 
 def test_public_names_exist() -> None:

@@ -1,4 +1,4 @@
-"""The README and the cards quote what the committed measurements say."""
+"""The page of figures and the cards quote what the committed measurements say."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def load(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("document", "result"),
     [
-        ("README.md", "quality-perceptual.json"),
-        ("README.md", "compressed-crf28.json"),
-        ("README.md", "training-cpu.json"),
-        ("README.md", "latency-cpu.json"),
-        ("README.md", "latency-cpu-amx.json"),
-        ("README.md", "precisions-srresnet.json"),
-        ("README.md", "int8-cpu.json"),
+        ("docs/figures.md", "quality-perceptual.json"),
+        ("docs/figures.md", "compressed-crf28.json"),
+        ("docs/figures.md", "training-cpu.json"),
+        ("docs/figures.md", "latency-cpu.json"),
+        ("docs/figures.md", "latency-cpu-amx.json"),
+        ("docs/figures.md", "precisions-srresnet.json"),
+        ("docs/figures.md", "int8-cpu.json"),
         *((f"src/srtrt/weights/{m}.md", f"quality-{m}.json") for m in bundled_models()),
         ("src/srtrt/weights/srgan.md", "quality-perceptual.json"),
         ("src/srtrt/weights/video.md", "compressed-crf28.json"),
