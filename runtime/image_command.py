@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from srtrt.files import write_text
-from srtrt.runtime.command_options import backend_option
+from srtrt.runtime.command_options import backend_option, require_report_place
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
 from srtrt.runtime.session import Session
 from srtrt.weights import DEFAULT_MODEL
@@ -141,10 +141,13 @@ def upscale_image(
     the ending of the output selects its format. Alpha, 16 bits, grayscale, ICC profile and EXIF are
     kept; a format that cannot hold them is refused. WebP is lossless unless --quality is given.
     """
+    if json_file is not None:
+        require_report_place(Path(json_file), None if output is None else Path(output))
     with _progress(quiet) as progress:
         terminal = _Terminal(progress, quiet)
         results = upscale_images(inputs, output, watcher=terminal, **options)
     if json_file is not None:
+        require_report_place(Path(json_file), *(result.target for result in results))
         text = json.dumps(_report(results, terminal.session), indent=2)
         write_text(Path(json_file), text + "\n")
     failed = sum(result.error is not None for result in results)

@@ -15,7 +15,7 @@ import click
 from srtrt.errors import OutputError
 from srtrt.files import write_text
 from srtrt.runtime.backends import BACKENDS
-from srtrt.runtime.command_options import backend_option
+from srtrt.runtime.command_options import backend_option, require_report_place
 from srtrt.runtime.video.report import VideoReport
 from srtrt.spec import PRECISIONS
 
@@ -98,10 +98,8 @@ def upscale_video(
     from srtrt.runtime.video.api import upscale_video as run
     from srtrt.runtime.video.terminal import terminal_watcher
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise OutputError(
-            f"--json {json_file}: the folder {json_file.parent} does not exist; create it first."
-        )
+    if json_file is not None:
+        require_report_place(json_file, output)
     with terminate_as_interrupt(), terminal_watcher(quiet=quiet) as watcher:
         report = run(source, output, watcher=watcher, **options)
     if json_file is not None:
@@ -119,6 +117,7 @@ def _print_report(report: VideoReport) -> None:
 
 def _write_json(report: VideoReport, path: Path) -> None:
     try:
+        require_report_place(path, Path(report.output))
         write_text(path, json.dumps(report.to_dict(), indent=2) + "\n")
     except OutputError as error:
         raise OutputError(

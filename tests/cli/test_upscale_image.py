@@ -180,6 +180,20 @@ def test_two_sources_of_one_target_are_refused_before_any_work(
     assert run(first, first, "-o", tmp_path / "out").exit_code == 0
 
 
+def test_a_report_replaces_no_picture(tmp_path: Path, session: RepeatSession) -> None:
+    source = save(tmp_path / "a.png")
+    before = source.read_bytes()
+    for report, message in (
+        (source, "this file is no report"),
+        (tmp_path / "a_x4.png", "the result itself goes there"),
+    ):
+        done = run(source, "--json", report)
+        assert done.exit_code == 1
+        assert message in done.stderr
+    assert source.read_bytes() == before
+    assert pixels(tmp_path / "a_x4.png").shape == (20, 28, 3)
+
+
 def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 

@@ -288,6 +288,30 @@ def test_json_report(tmp_path: Path) -> None:
     assert 0 < report["network_share"] <= 1
 
 
+def test_a_report_replaces_nothing_but_a_report(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    before = clip.read_bytes()
+    done = upscale(clip, "--json", clip)
+    assert done.exit_code == 1
+    assert "this file is no report; choose another name" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+    assert clip.read_bytes() == before
+    named = tmp_path / "out.mp4"
+    done = upscale(clip, "-o", named, "--json", tmp_path / "." / "out.mp4")
+    assert done.exit_code == 1
+    assert "the result itself goes there" in done.stderr
+    assert not named.exists()
+    usual = tmp_path / "in_x4.mp4"
+    done = upscale(clip, "--json", usual)
+    assert done.exit_code == 1
+    assert "The video was written to" in done.stderr
+    assert len(read_facts(usual).times) == len(VFR)
+    report = tmp_path / "report.json"
+    for _ in range(2):
+        assert upscale(clip, "--overwrite", "--json", report).exit_code == 0
+        assert json.loads(report.read_text())["frames"] == len(VFR)
+
+
 def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
 
