@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srtrt.errors import BrokenPackageError, SrtrtError
+from srtrt.processor import this_processor
 from srtrt.runtime.backends.options import option_lines
 from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import bundled_models, find_model, weights_folder
@@ -55,6 +56,7 @@ def _quality(figures: object) -> str:
 def doctor() -> None:
     """Say what this machine can run, and why not the rest."""
     click.echo(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    click.echo(f"Processor: {this_processor()}")
     memory = psutil.virtual_memory()
     click.echo(
         f"{psutil.cpu_count(logical=False)} cores (this process may keep {usable_processors()} "

@@ -102,5 +102,6 @@ def _problem(name: str, capability: Capability, device: str, precision: str) -> 
         return capability.reason.rstrip(".")
     if precision not in ("auto", *capability.precisions):
         offered = ", ".join(capability.precisions)
-        return f"{name} on {capability.device} computes {offered}, not {precision}"
+        because = f" ({capability.because})" if capability.because and precision == "bf16" else ""
+        return f"{name} on {capability.device} computes {offered}, not {precision}{because}"
     return None

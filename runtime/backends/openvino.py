@@ -76,7 +76,7 @@ class OpenVinoBackend(Backend):
         if precision == "bf16" and not _has_bf16(self._core):
             raise BackendError(
                 "openvino computes in bf16 only where the processor does; "
-                f"{processor.says_of_bf16} ({processor.name}). Use --precision fp32 or int8."
+                f"{processor.says_of_bf16}: {processor}. Use --precision fp32 or int8."
             )
         between = "bf16" if processor.faster_in_bf16 and _has_bf16(self._core) else "fp32"
         self._hint = _HINTS[between if precision == "int8" else precision]

@@ -67,7 +67,7 @@ class TorchBackend(Backend):
         if device == "cpu" and precision == "bf16" and not processor.bf16:
             raise BackendError(
                 "torch computes in bf16 on the cpu only where the processor does; "
-                f"{processor.says_of_bf16} ({processor.name}). Use --precision fp32."
+                f"{processor.says_of_bf16}: {processor}. Use --precision fp32."
             )
         super().__init__(model, form=form, device=device, precision=precision, options=options)
         from srtrt.networks.rewrites import InferenceGenerator

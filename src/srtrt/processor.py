@@ -101,8 +101,7 @@ class Processor:
             return "this processor computes bfloat16"
         if self.bf16:
             return "this processor computes bfloat16 slower than float32"
-        limit = f" within {self.limit}" if self.limit else ""
-        return f"this processor has no bfloat16{limit}"
+        return "this processor has no bfloat16"
 
     @property
     def vnni(self) -> bool:

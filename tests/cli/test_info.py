@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,17 @@ def test_openvino_reports_to_nobody(tmp_path: Path, command: str) -> None:
     )
     assert result.stdout.strip() == "True False", result.stderr
     assert not list(tmp_path.glob("intel*"))
+
+
+def test_doctor_names_the_processor_and_what_limits_it(
+    on_processor: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_processor("sapphire_rapids")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    text = CliRunner().invoke(main, ["doctor"]).output
+    assert "Processor: Intel(R) Xeon(R) (avx2, limited by ONEDNN_MAX_CPU_ISA=AVX2)" in text
+    assert "yes openvino on cpu [fp32, int8]" in text
+    assert "this processor has no bfloat16" in text
 
 
 def test_every_command_has_help() -> None:

@@ -154,6 +154,8 @@ def test_an_explicit_wish_is_never_replaced(
     for backend in ("openvino", "torch"):
         with pytest.raises(BackendError, match=f"{backend} on cpu computes fp32.*, not bf16"):
             choose(backend, "cpu", "bf16")
+    with pytest.raises(BackendError, match=r"not bf16 \(this processor has no bfloat16\)"):
+        choose(precision="bf16")
     with pytest.raises(UsageError, match="backend 'tensorflow' is unknown"):
         choose("tensorflow")
     with pytest.raises(UsageError, match="device 'tpu'"):
