@@ -26,7 +26,8 @@ from srtrt.runtime.session import Session, open_session
 from srtrt.spec import Form
 from srtrt.twin import float32_twin
 
-FORMS = pytest.mark.parametrize("form", ["rgb8", "yuv420p8"])
+FORM_NAMES: tuple[Form, ...] = ("rgb8", "yuv420p8")
+FORMS = pytest.mark.parametrize("form", FORM_NAMES)
 DIM = (read_pictures()[0][:48, :112] // 3 + 20).astype(np.uint8)
 """A picture in which nothing is brighter than 105."""
 
@@ -221,8 +222,7 @@ def rectangles() -> st.SearchStrategy[NDArray[np.uint8]]:
 @pytest.fixture(scope="module")
 def fast_sessions() -> Any:
     opened = {
-        form: open_session(model="fast", form=form, backend="openvino")
-        for form in ("rgb8", "yuv420p8")
+        form: open_session(model="fast", form=form, backend="openvino") for form in FORM_NAMES
     }
     yield opened
     for each in opened.values():
@@ -237,6 +237,29 @@ def test_no_drawing_of_hard_edges_is_refused(
     for form, session in fast_sessions.items():
         session.infer(form_inputs(picture, form))
         assert session.output_check.suspected == session.output_check.proofs == 0
+
+
+@pytest.fixture(scope="module")
+def overflowing_sessions() -> Any:
+    opened = {form: session_of(with_end(form, overflowing), form) for form in FORM_NAMES}
+    yield opened
+    for each in opened.values():
+        each.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    top=st.integers(0, 25), left=st.integers(0, 35), size=st.integers(6, 20), sequence=st.booleans()
+)
+def test_an_overflow_is_found_wherever_it_is(
+    top: int, left: int, size: int, sequence: bool, overflowing_sessions: Any
+) -> None:
+    picture = DIM[:32, :42].copy()
+    picture[top : top + size, left : left + size] = (190, 180, 200)
+    for form, session in overflowing_sessions.items():
+        inputs = form_inputs(picture, form)
+        with pytest.raises(OutputCheckError, match="where fp32 computes a picture"):
+            session.submit(inputs)() if sequence else session.infer(inputs)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 90), (90, 2), (35, 37), (70, 33)])
