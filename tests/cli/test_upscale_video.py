@@ -356,6 +356,8 @@ def test_real_clips(tmp_path: Path, name: str, frames: int | None) -> None:
     source = REAL / name
     if not source.exists():
         pytest.skip(f"{source} is not on this machine")
+    if source.read_bytes()[:1] == b"{":  # all of them are containers, which no text starts like
+        pytest.skip(f"{source} holds text: it is not the clip that its MANIFEST.tsv describes")
     result = tmp_path / f"out{source.suffix}"
     limit = ["--max-frames", str(frames)] if frames else []
     done = upscale(source, "-o", result, *limit)
