@@ -215,19 +215,13 @@ def rates(
     **options: Any,
 ) -> None:
     """PSNR and VMAF on LR video at many bit rates: where which model wins."""
-    from srtrt.benchmarks.rates import measure_rates
+    from srtrt.benchmarks.rates import measure_rates, read_encoders
 
-    codecs: dict[str, list[int]] = {}
-    for text in encoders:
-        name, _, factors = text.partition(":")
-        if not factors or not all(part.isdigit() for part in factors.split(",")):
-            raise UsageError(f"--encoder {text!r}: expected NAME:CRF,CRF, such as libx264:20,28.")
-        codecs[name] = [int(part) for part in factors.split(",")]
     result = measure_rates(
         models,
         pictures=None if data is None else Path(data),
         clips=[Path(clip) for clip in clips],
-        codecs=codecs,
+        codecs=read_encoders(encoders),
         limit=options.pop("pictures"),
         on_row=_progress,
         **options,

@@ -20,7 +20,7 @@ from srtrt.benchmarks.compressed import (
     through_encoder,
     turn,
 )
-from srtrt.benchmarks.quality import Picture, Upscale, open_upscalers
+from srtrt.benchmarks.quality import BICUBIC, Picture, Upscale, open_upscalers
 from srtrt.benchmarks.vmaf import vmaf
 from srtrt.datasets import list_images, read_rgb8
 from srtrt.errors import UsageError
@@ -81,13 +81,29 @@ def measure_rates(
     sources += [(path.name, _reduced(path, frames, hr_width)) for path in clips]
     rows: list[dict[str, Any]] = []
     with open_upscalers(models, engine, fast=True) as (upscalers, head):
+        compared = {name: upscale for name, upscale in upscalers.items() if name != BICUBIC}
         for name, load in sources:
-            for row in _measure(load(), upscalers, codecs, every):
+            for row in _measure(load(), compared, codecs, every):
                 rows.append({"clip": name, **row})
                 if on_row is not None:
                     on_row(str(rows[-1]))
     used = {encoder: {**ENCODERS[encoder], "crf": list(crfs)} for encoder, crfs in codecs.items()}
     return {**head, "encoders": used, "frames": frames, "measured_every": every, "rows": rows}
+
+
+def read_encoders(texts: Sequence[str]) -> dict[str, list[int]]:
+    """Quality factors by encoder, from texts such as ``libx264:20,28``.
+
+    Raises:
+        UsageError: for a text of another form.
+    """
+    codecs: dict[str, list[int]] = {}
+    for text in texts:
+        name, _, factors = text.partition(":")
+        if not factors or not all(part.isdigit() for part in factors.split(",")):
+            raise UsageError(f"--encoder {text!r}: expected NAME:CRF,CRF, such as libx264:20,28.")
+        codecs[name] = [int(part) for part in factors.split(",")]
+    return codecs
 
 
 def _panned(path: Path, frames: int, index: int) -> Callable[[], list[Picture]]:

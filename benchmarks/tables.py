@@ -56,6 +56,27 @@ def _compressed(report: dict[str, Any]) -> str:
     return _markdown(["source", *methods], rows)
 
 
+def _rates(report: dict[str, Any]) -> str:
+    """Means over the clips, by encoder and quality factor."""
+    groups: dict[tuple[str | None, int | None], list[dict[str, Any]]] = {}
+    for row in report["rows"]:
+        groups.setdefault((row["encoder"], row["crf"]), []).append(row)
+    models = report["models"]
+
+    def mean(rows: list[dict[str, Any]], model: str, key: str) -> float:
+        return sum(float(row[model][key]) for row in rows) / len(rows)
+
+    def cells(encoder: str | None, crf: int | None, rows: list[dict[str, Any]]) -> list[str]:
+        rates = [row["bits_per_pixel"] for row in rows if row["bits_per_pixel"] is not None]
+        rate = f"{min(rates):.3f} to {max(rates):.3f}" if rates else "-"
+        name = "not encoded" if encoder is None else f"{encoder} crf {crf}"
+        figures = (f"{mean(rows, m, 'psnr_db'):.2f} / {mean(rows, m, 'vmaf'):.1f}" for m in models)
+        return [name, rate, *figures]
+
+    head = ["source", "bits per pixel and frame", *(f"{m}: PSNR / VMAF" for m in models)]
+    return _markdown(head, [cells(*key, rows) for key, rows in groups.items()])
+
+
 def _runs(report: dict[str, Any]) -> str:
     ours, reported = (
         _markdown(
@@ -140,6 +161,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "parity": _parity,
     "precisions": _precisions,
     "compressed": _compressed,
+    "rates": _rates,
     "runs": _runs,
     "training": _training,
     "int8": _int8,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from srtrt.errors import SrtrtError
 from srtrt.runtime.parity import read_pictures
+from srtrt.runtime.session import open_session
 
 _SECONDS = 0.4
 _MOST_RUNS = 5
@@ -23,6 +26,28 @@ class Measurable(Protocol):
 
     def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Callable[[], Any]:
         """Starts one picture; what it returns waits for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one model costs here."""
+
+    seconds_per_pixel: float | None
+    """Of an LR pixel; None if it was not measured."""
+    engine: str
+    """What it was measured on, or why it was not."""
+
+
+def measure_cost(model: str) -> Cost:
+    """Opens a model as ``auto`` does, and measures it; engines are not built for this."""
+    try:
+        with open_session(model=model, form="rgb8") as session:
+            if session.builds_engines:
+                why = "not measured, as an engine would be built; see srtrt benchmark latency"
+                return Cost(seconds_per_pixel=None, engine=f"{session.reason} {why}")
+            return Cost(seconds_per_pixel=seconds_per_pixel(session), engine=session.reason)
+    except SrtrtError as error:
+        return Cost(seconds_per_pixel=None, engine=f"not measured: {error}")
 
 
 def seconds_per_pixel(session: Measurable) -> float:

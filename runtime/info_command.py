@@ -13,18 +13,28 @@ from rich.table import Table
 from srtrt.errors import BrokenPackageError, SrtrtError
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.options import option_lines
+from srtrt.runtime.cost import Cost, measure_cost
 from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import bundled_models, find_model, weights_folder
 from srtrt.runtime.package_checks import check_packages
 from srtrt.runtime.select import AUTO_ORDER, choose, survey
 from srtrt.runtime.threads import usable_processors
-from srtrt.weights import DEFAULT_MODEL
+from srtrt.weights import DEFAULT_MODEL, PURPOSES
+
+_FRAME = "480x270 here"
+"""Heading of what one frame of this size takes."""
 
 
 @click.command()
 @click.argument("name", required=False)
-def models(name: str | None) -> None:
-    """List the bundled models; with a NAME, print its card."""
+@click.option(
+    "--measure/--no-measure",
+    default=True,
+    show_default=True,
+    help="Time every model on this machine, a second each.",
+)
+def models(name: str | None, measure: bool) -> None:
+    """List the bundled models and what each costs here; with a NAME, print its card."""
     if name is not None:
         find_model(name)
         card = weights_folder() / f"{name}.md"
@@ -32,18 +42,35 @@ def models(name: str | None) -> None:
             raise click.UsageError(f"{name} is not a bundled model, so it has no card.")
         click.echo(card.read_text(encoding="utf-8"), nl=False)
         return
+    costs = {model: measure_cost(model) for model in bundled_models()} if measure else {}
     table = Table(box=None, pad_edge=False)
-    for heading in ("name", "network", "size", "quality"):
+    for heading in ("name", "network", "size", "quality", "for", *([_FRAME] if measure else [])):
         table.add_column(heading)
     for model_name in bundled_models():
-        model = find_model(model_name)
-        spec = model.spec
-        sizes = f"{spec.config.get('blocks')} blocks x {spec.config.get('features')}"
-        assert model.graph_path is not None
-        size = f"{model.graph_path.stat().st_size / 1e6:.1f} MB"
-        default = " (default)" if model_name == DEFAULT_MODEL else ""
-        table.add_row(model_name + default, sizes, size, _quality(spec.quality.get("psnr_y_db")))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        table.add_row(*_row(model_name), *([_seconds(costs[model_name])] if measure else []))
+    Console(width=None if sys.stdout.isatty() else 250).print(table)
+    for engine in sorted({cost.engine for cost in costs.values()}):
+        names = [name for name, cost in costs.items() if cost.engine == engine]
+        click.echo(f"{', '.join(names)}: {engine}")
+
+
+def _row(name: str) -> list[str]:
+    model = find_model(name)
+    spec = model.spec
+    assert model.graph_path is not None
+    return [
+        name + (" (default for images)" if name == DEFAULT_MODEL else ""),
+        f"{spec.config.get('blocks')} blocks x {spec.config.get('features')}",
+        f"{model.graph_path.stat().st_size / 1e6:.1f} MB",
+        _quality(spec.quality.get("psnr_y_db")),
+        PURPOSES[name],
+    ]
+
+
+def _seconds(cost: Cost) -> str:
+    if cost.seconds_per_pixel is None:
+        return "-"
+    return f"{cost.seconds_per_pixel * 480 * 270:.2f} s"
 
 
 def _quality(figures: object) -> str:

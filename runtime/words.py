@@ -6,9 +6,10 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def duration(seconds: float) -> str:
-    """Such as ``0.4 s``, ``12 s``, ``5 min 10 s``, ``3 h 20 min`` or ``2 days 3 h``."""
+    """Such as ``0.04 s``, ``12 s``, ``5 min 10 s``, ``25 min``, ``3 h 20 min``, ``2 days 3 h``."""
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        digits = 1 if seconds >= 1 else 2
+        return f"{seconds:.{digits}f} s"
     whole = round(seconds)
     if whole < _MINUTE:
         return f"{whole} s"

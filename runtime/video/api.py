@@ -73,7 +73,7 @@ def upscale_video(
         overwrite: replace an existing output.
         keep_going: where the source breaks, write the good frames before that place.
         watcher: told the plan before the first frame, then how long it will take, the progress,
-            and what is found on the way.
+            and what is found on the way. Its exceptions end the run.
         session_factory: opens the network; for tests and for other engines.
 
     Raises:
@@ -115,7 +115,9 @@ def upscale_video(
                 networks = Networks(
                     factory=session_factory or _open_session,
                     options=network,
-                    choice=choose_model(facts.codec, rate) if model == AUTO else asked_for(model),
+                    choice=asked_for(model)
+                    if model != AUTO
+                    else choose_model(facts.codec, rate, facts.width * facts.height),
                 )
                 job = VideoJob(source, options, setup, networks)
                 return job.run(rate, watcher or VideoWatcher())

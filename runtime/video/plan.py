@@ -114,7 +114,7 @@ class Estimate:
         """The estimate for people."""
         lines = [
             f"estimate: about {duration(self.seconds)} for {self.frames} frames "
-            f"({duration(self.seconds_per_frame)} for the first)"
+            f"({duration(self.seconds_per_frame)} a frame, measured on the first)"
         ]
         lines += [
             f"estimate: about {duration(a.seconds)} with {a.option} ({a.quality})"
@@ -168,7 +168,7 @@ class Progress:
             share = min(100, 100 * self.frames // self.expected_frames)
             text = f"{self.frames} of {self.expected_frames} frames ({share} %)"
         text += f", {self.frames_per_second:.2f} frames/s"
-        if self.seconds_left is not None:
+        if self.seconds_left:
             text += f", about {duration(self.seconds_left)} left"
         if self.expected_bytes is not None:
             text += f", about {byte_size(self.expected_bytes)} of video in the end"

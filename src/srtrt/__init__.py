@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from srtrt.runtime.images import upscale_images as upscale_images
     from srtrt.runtime.upscaler import Upscaler as Upscaler
     from srtrt.runtime.video.api import upscale_video as upscale_video
+    from srtrt.runtime.video.plan import VideoWatcher as VideoWatcher
     from srtrt.spec import ModelSpec as ModelSpec
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ModelSpec": "srtrt.spec",
     "Upscaler": "srtrt.runtime.upscaler",
+    "VideoWatcher": "srtrt.runtime.video.plan",
     "export_model": "srtrt.export.api",
     "upscale_images": "srtrt.runtime.images",
     "upscale_video": "srtrt.runtime.video.api",
@@ -28,6 +30,7 @@ _PUBLIC = {
 __all__ = [
     "ModelSpec",
     "Upscaler",
+    "VideoWatcher",
     "__version__",
     "export_model",
     "upscale_images",

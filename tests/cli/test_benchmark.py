@@ -259,6 +259,32 @@ def test_compression_that_loses_little_measures_little(photos: Path, tmp_path: P
     assert figures[40][0] - figures[40][1] > 0.5
 
 
+def test_rates_says_what_each_model_gets_from_how_many_bits(tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg")
+    clip = make_clip(
+        tmp_path / "clip.mkv",
+        size=(128, 96),
+        pts=range(0, 16000, 1000),
+        pictures=[picture(i, 128, 96) for i in range(16)],
+        options={"crf": "4"},
+    )
+    out = tmp_path / "rates.json"
+    arguments = ["--clip", clip, "--frames", 16, "--every", 8, "--out", out]
+    arguments += ["--model", "fast", "--model", "video"]
+    result = benchmark("rates", *arguments, "--encoder", "libx264:10,40")
+    assert result.exit_code == 0, result.output
+    clean, good, poor = json.loads(out.read_text())["rows"]
+    assert (clean["encoder"], clean["bits_per_pixel"]) == (None, None)
+    assert (good["crf"], poor["crf"]) == (10, 40)
+    assert good["bits_per_pixel"] > 2 * poor["bits_per_pixel"] > 0
+    for name in ("fast", "video"):
+        assert clean[name]["psnr_db"] > poor[name]["psnr_db"]
+        assert 100 >= good[name]["vmaf"] > poor[name]["vmaf"] >= 0
+    refused = benchmark("rates", "--clip", clip, "--encoder", "libx264")
+    assert refused.exit_code == 2
+    assert "expected NAME:CRF,CRF" in refused.output
+
+
 def test_parity_of_the_bundled_model(photos: Path) -> None:
     result = benchmark(
         "parity", "--data", photos, "--engine", "onnxruntime-fp32", "--engine", "graph-fp16",

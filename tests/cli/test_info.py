@@ -10,7 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from srtrt.cli import COMMANDS, main
+from srtrt.errors import BackendError
+from srtrt.runtime import cost
 from srtrt.runtime.models import bundled_models, weights_folder
+from srtrt.weights import PURPOSES
 
 
 def test_help_imports_no_engine() -> None:
@@ -78,16 +81,43 @@ def test_every_command_has_help() -> None:
 
 
 def test_models_lists_every_bundled_model_with_a_card() -> None:
-    listing = CliRunner().invoke(main, ["models"])
+    listing = CliRunner().invoke(main, ["models", "--no-measure"])
     assert listing.exit_code == 0, listing.output
-    assert "srresnet (default)" in listing.output
+    assert "srresnet (default for images)" in listing.output
+    assert "here" not in listing.output
     for name in bundled_models():
         assert name in listing.output
+        assert PURPOSES[name] in listing.output
         card = CliRunner().invoke(main, ["models", name])
         assert card.output == (weights_folder() / f"{name}.md").read_text(encoding="utf-8")
     unknown = CliRunner().invoke(main, ["models", "nonsense"])
     assert unknown.exit_code == 1
     assert "neither a bundled model" in unknown.output
+
+
+def test_models_says_what_each_costs_here() -> None:
+    listing = CliRunner().invoke(main, ["models"])
+    assert listing.exit_code == 0, listing.output
+    lines = listing.output.splitlines()
+    assert lines[0].split()[-2:] == ["480x270", "here"]
+    seconds = {}
+    for name in bundled_models():
+        row = next(line for line in lines if line.startswith(f"{name} "))
+        number, unit = row.split()[-2:]
+        assert unit == "s"
+        seconds[name] = float(number)
+    assert all(seconds.values())
+    assert any("the fastest here" in line for line in lines)
+
+
+def test_models_are_listed_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise BackendError("nothing here offers backend auto.")
+
+    monkeypatch.setattr(cost, "open_session", refuse)
+    listing = CliRunner().invoke(main, ["models"])
+    assert listing.exit_code == 0, listing.output
+    assert f"{', '.join(bundled_models())}: not measured: nothing here offers" in listing.output
 
 
 def test_doctor_names_every_backend_and_the_choice() -> None:

@@ -317,7 +317,9 @@ def test_hours_are_said_with_what_would_take_less(
 ) -> None:
     monkeypatch.setattr(srtrt.runtime.session, "open_session", Slow)
     lines = estimates(upscale(long_clip, "-o", tmp_path / "out.mp4", "--model", "srresnet"))
-    assert re.match(r"estimate: about \d+ h .*for 8000 frames \(\d\.\d s for the first\)", lines[0])
+    assert re.match(
+        r"estimate: about \d+ h .*for 8000 frames \(\d\.\d+ s a frame, measured", lines[0]
+    )
     assert re.match(r"estimate: about .+ with --model fast \(BSD100 27\.17 dB instead", lines[1])
     assert re.match(r"estimate: about .+ with --precision int8 \(up to 0\.10 dB less\)", lines[2])
     assert len(lines) == 3

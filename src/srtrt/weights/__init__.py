@@ -5,6 +5,14 @@ from pathlib import Path
 DEFAULT_MODEL = "srresnet"
 """The model used when none is named."""
 
+PURPOSES = {
+    "fast": "as srresnet, for large pictures and slow machines",
+    "srgan": "clean pictures, sharpest to the eye; invents detail",
+    "srresnet": "clean pictures, nearest to the original",
+    "video": "strongly compressed footage; removes the traces",
+}
+"""What each bundled model is for."""
+
 FOLDER = Path(__file__).parent
 
 
