@@ -69,9 +69,13 @@ def _require_own(path: Path, status: os.stat_result) -> None:
 def write_own(path: Path, data: bytes) -> None:
     """Writes a file, flushed to disk and then renamed, that only this user can read and write.
 
+    A pipe or device that has the name gives way: the folder is the cache's own.
+
     Raises:
         OutputError: if it cannot be written.
     """
+    if path.exists() and not path.is_file():
+        discard(path)
     with replace_when_complete(path, private=True) as part:
         part.write_bytes(data)
 
