@@ -125,6 +125,7 @@ def test_bfloat16_is_worth_it_where_it_is_fast(
 @pytest.mark.parametrize("limit", [None, "AVX2", "AVX512_CORE"])
 def test_pytorch_agrees_within_the_limits(limit: str | None) -> None:
     """oneDNN reads its limit once, so each is tried in a process of its own."""
+    pytest.importorskip("torch", reason="needs PyTorch, which is not installed")
     code = (
         "import json, torch; from srtrt.processor import this_processor as p; "
         "print(json.dumps([p().bf16, torch.ops.mkldnn._is_mkldnn_bf16_supported()]))"
