@@ -18,6 +18,7 @@ from srtrt.errors import InputError, UsageError
 from srtrt.metrics import mod_crop, psnr_y, ssim_y
 from srtrt.resample import resize_bicubic
 from srtrt.runtime.video.codecs import quiet_svt
+from srtrt.runtime.video.pyav import METADATA
 
 SCALE = 4
 FRAME_RATE = 25
@@ -91,7 +92,7 @@ def read_clip(path: Path, frames: int) -> list[Picture]:
         raise InputError(f"{path}: no such video.")
     pictures: list[Picture] = []
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), **METADATA) as container:
             if not container.streams.video:
                 raise InputError(f"{path}: holds no video.")
             for frame in container.decode(video=0):
