@@ -11,13 +11,16 @@ from pathlib import Path
 from srtrt.errors import InputError, ModelError, OutputError, UsageError
 from srtrt.export.making import QUANTISED, GraphMaker
 from srtrt.export.onnx_graph import network_graph
-from srtrt.graph import graph_file_name, save_graph
+from srtrt.graph import graph_file_name, load_graph, save_graph
 from srtrt.locks import output_claimed
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.networks.rewrites import REWRITES
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import GATES, Parity, read_pictures
 from srtrt.spec import Form, ModelSpec, Precision
+
+_RUN_CHECKPOINTS = ("run/generator.safetensors", "generator.safetensors")
+"""Where ``srtrt train`` leaves a generator: in its default folder, or in this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,8 @@ class ExportedGraph:
     path: Path
     spec: ModelSpec
     parity: Parity
+    kept: bool = False
+    """It was there already, the same graph, and nothing was written."""
 
     @property
     def layers(self) -> str:
@@ -55,6 +60,8 @@ def export_model(
 ) -> list[ExportedGraph]:
     """Writes one ONNX file for each form and precision, each compared with PyTorch first.
 
+    A file that holds the same graph already is left as it is.
+
     The reference is the generator exactly as trained, in PyTorch float32; the graph runs in
     ONNX Runtime on the CPU. The figures are stored in the spec inside the file.
 
@@ -74,7 +81,7 @@ def export_model(
     Raises:
         InputError, ModelError: if the checkpoint is missing or unusable.
         UsageError: if a precision cannot be exported, or nothing is calibrated on ``calibrate``.
-        OutputError: if a file exists or cannot be written.
+        OutputError: if a file exists that is not the same graph, or cannot be written.
         ParityError: if a graph is under its gate, with the nearest precision that passes; it is
             not written.
     """
@@ -93,20 +100,27 @@ def export_model(
     assert source.checkpoint_path is not None
     net, spec = load_checkpoint(source.checkpoint_path)
     written = []
+    spec = spec.with_(rewrites=REWRITES)
     with _claimed_targets(out, spec, forms, precisions, overwrite) as targets:
         maker = GraphMaker(
             source,
             network_graph(net),
-            spec.with_(rewrites=REWRITES),
+            spec,
             forms,
             read_pictures(verify),
             calibrate=calibrate,
             on_progress=on_progress,
         )
         for path, form, precision in targets:
-            made = maker.make(form, precision)
-            save_graph(path, made.graph, replace=overwrite)
-            result = ExportedGraph(path=path, spec=made.spec, parity=made.parity)
+            same = maker.same(path, form, precision) if path.exists() and not overwrite else None
+            if same is None:
+                if path.exists() and not overwrite:
+                    raise _in_the_way(path)
+                made = maker.make(form, precision)
+                save_graph(path, made.graph, replace=overwrite)
+                result = ExportedGraph(path=path, spec=made.spec, parity=made.parity)
+            else:
+                result = ExportedGraph(path=path, spec=same.spec, parity=same.parity, kept=True)
             written.append(result)
             if on_graph is not None:
                 on_graph(result)
@@ -135,6 +149,34 @@ def checkpoint_of(model: str) -> Model:
     return found
 
 
+def finished_run(folder: Path) -> tuple[Path | None, str]:
+    """The checkpoint that a finished training left in a folder.
+
+    Args:
+        folder: of the run, or where ``srtrt train`` put its run ``run``.
+
+    Returns:
+        The checkpoint, or None; and why, as a clause.
+    """
+    problem = f"no {_RUN_CHECKPOINTS[0]} or {_RUN_CHECKPOINTS[1]} lies here"
+    for name in _RUN_CHECKPOINTS:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            _, spec = load_checkpoint(path)
+        except (InputError, ModelError) as error:
+            problem = str(error).rstrip(".")
+            continue
+        schedule = spec.training.get("settings", {}).get("schedule", {})
+        done, wanted = spec.training.get("steps"), schedule.get("length")
+        if schedule.get("unit") == "steps" and done is not None and done < wanted:
+            problem = f"the run of {path} is not finished, with {done} of {wanted} updates"
+            continue
+        return path, f"the run in this folder, {done} updates" if done else "it lies here"
+    return None, f"the default model, as {problem}"
+
+
 @contextmanager
 def _claimed_targets(
     out: Path,
@@ -156,6 +198,19 @@ def _claimed_targets(
     with ExitStack() as claims:
         for path in targets:
             claims.enter_context(output_claimed(path))
-            if os.path.lexists(path) and not overwrite:
-                raise OutputError(f"{path} exists; add --overwrite to replace it.")
+            if os.path.lexists(path) and not overwrite and not _may_be_ours(path, spec):
+                raise _in_the_way(path)
         yield [(path, form, precision) for path, (form, precision) in targets.items()]
+
+
+def _may_be_ours(path: Path, spec: ModelSpec) -> bool:
+    """Whether a file claims to be a graph of the same weights, which is then proven or refused."""
+    try:
+        _, found = load_graph(path)
+    except (InputError, ModelError):
+        return False
+    return (found.weights_sha256, found.rewrites) == (spec.weights_sha256, spec.rewrites)
+
+
+def _in_the_way(path: Path) -> OutputError:
+    return OutputError(f"{path} exists and is another graph; add --overwrite to replace it.")

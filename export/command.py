@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +12,20 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from srtrt.errors import MissingPackageError, UsageError
-from srtrt.spec import PRECISIONS
+from srtrt.spec import PRECISIONS, Form, Precision
+from srtrt.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from srtrt.export.api import ExportedGraph
-    from srtrt.runtime.engines.cache import CachedEngine
+    from srtrt.runtime.engines.record import CachedEngine
 
-FORMS = ("rgb8", "yuv420p8")
+FORMS: tuple[Form, ...] = ("rgb8", "yuv420p8")
 ENGINES = ("tensorrt", "tensorrt-rtx")
+GRAPH_PRECISIONS: tuple[Precision, ...] = ("fp32",)
 
 
 @click.command()
-@click.argument("model", metavar="CHECKPOINT|NAME")
+@click.argument("model", metavar="[CHECKPOINT|NAME]", required=False)
 @click.option(
     "-o",
     "--out",
@@ -37,26 +37,24 @@ ENGINES = ("tensorrt", "tensorrt-rtx")
     "--format",
     "format_",
     type=click.Choice(["onnx", *ENGINES]),
-    default="onnx",
-    show_default=True,
-    help="An ONNX graph, or an engine built from one.",
+    default=None,
+    help="An ONNX graph, or an engine built from one. By default graphs; without a model also an "
+    "engine, where TensorRT and a GPU are.",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     multiple=True,
-    default=["fp32"],
-    show_default=True,
-    help="May be repeated.",
+    help="May be repeated; by default fp32 for graphs, from which srtrt makes fp16 and bf16, and "
+    "fp16 for engines, as upscale-video takes it.",
 )
 @click.option(
     "--io",
     "forms",
     type=click.Choice(FORMS),
     multiple=True,
-    default=FORMS,
-    show_default=True,
-    help="Input and output form; may be repeated.",
+    help="Input and output form; may be repeated. By default both for graphs, yuv420p8 for "
+    "engines.",
 )
 @click.option(
     "--shape",
@@ -64,10 +62,13 @@ ENGINES = ("tensorrt", "tensorrt-rtx")
     multiple=True,
     metavar="WxH",
     help="Size of the frames an engine takes, NxWxH for N at once, or a range MIN:BEST:MAX; "
-    "repeated, it makes an engine of each.",
+    "repeated, it makes an engine of each. By default one for all sizes up to 1920x1080.",
 )
 @click.option(
-    "--level", type=click.IntRange(0, 5), default=3, show_default=True, help="Effort of TensorRT."
+    "--level",
+    type=click.IntRange(0, 5),
+    default=None,
+    help="Effort of TensorRT; by default 3, or what is built already.",
 )
 @click.option(
     "--workspace",
@@ -93,43 +94,78 @@ ENGINES = ("tensorrt", "tensorrt-rtx")
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing graphs, rebuild engines.")
 def export(
-    model: str,
+    model: str | None,
     out: str | None,
-    format_: str,
-    precision: tuple[str, ...],
-    forms: tuple[str, ...],
+    format_: str | None,
+    precision: tuple[Precision, ...],
+    forms: tuple[Form, ...],
     verify: str | None,
     calibrate: str | None,
     overwrite: bool,
     **engine: Any,
 ) -> None:
-    """Turn a checkpoint into ONNX graphs, each proven against PyTorch, or into engines of them."""
+    """Turn a checkpoint into ONNX graphs, each proven against PyTorch, or into engines of them.
+
+    Without a model it takes the checkpoint of the finished run in this folder, else the default
+    model.
+    """
     try:
-        from srtrt.export.api import export_model
+        import srtrt.export.api  # noqa: F401 - says early what is missing
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", "export", "`srtrt export`") from error
     how: dict[str, Any] = {
-        "forms": forms,
-        "precisions": precision,
         "verify": Path(verify) if verify else None,
         "calibrate": Path(calibrate) if calibrate else None,
+        "overwrite": overwrite,
     }
+    bare = model is None
+    if model is None:
+        model = _main_model()
+    kinds = {"forms": forms, "precisions": precision}
     if format_ in ENGINES:
-        _export_engines(model, out, format_, how, overwrite=overwrite, **engine)
+        _export_engines(model, format_, out, kinds, how, **engine)
         return
-    if engine["shapes"]:
-        raise UsageError("--shape is for engines; an ONNX graph takes frames of every size.")
+    if any(engine.values()) and not bare:
+        raise UsageError(
+            "--shape, --level, --workspace and --compute-capability are for engines; an ONNX "
+            f"graph takes frames of every size. For an engine add --format {' or '.join(ENGINES)}."
+        )
+    _export_graphs(model, out, kinds, how)
+    if bare and format_ is None:
+        from srtrt.export.engines import usual_product
 
+        product, problem = usual_product()
+        if product is None:
+            click.echo(f"No engine was built: {problem}.", err=True)
+            return
+        _export_engines(model, product.name, None, {}, how, **engine)
+
+
+def _main_model() -> str:
+    """The checkpoint of a finished run in this folder, else the default model; says which."""
+    from srtrt.export.api import finished_run
+
+    path, reason = finished_run(Path())
+    click.echo(f"Exporting {path or DEFAULT_MODEL}: {reason}.", err=True)
+    return str(path or DEFAULT_MODEL)
+
+
+def _export_graphs(model: str, out: str | None, kinds: dict[str, Any], how: dict[str, Any]) -> None:
+    from srtrt.export.api import export_model
+
+    forms, precisions = kinds["forms"] or FORMS, kinds["precisions"] or GRAPH_PRECISIONS
+    click.echo(
+        f"Graphs of {model}: {', '.join(forms)} in {', '.join(precisions)}, each compared with "
+        f"PyTorch, into {Path(out or '.').resolve()}.",
+        err=True,
+    )
     with _progress_bar() as bar:
-
-        def show(graph: ExportedGraph) -> None:
-            _say(bar, f"{graph.path}: {_figures(graph)}")
-
         export_model(
             model,
             Path(out or "."),
-            overwrite=overwrite,
-            on_graph=show,
+            forms=forms,
+            precisions=precisions,
+            on_graph=lambda graph: _say(bar, f"{graph.path}: {_figures(graph)}"),
             on_progress=_describe(bar),
             **how,
         )
@@ -137,63 +173,69 @@ def export(
 
 def _export_engines(
     model: str,
+    product: str,
     out: str | None,
-    format_: str,
+    kinds: dict[str, Any],
     how: dict[str, Any],
     *,
-    overwrite: bool,
     shapes: tuple[str, ...],
-    level: int,
+    level: int | None,
     workspace: int | None,
     targets: tuple[str, ...],
 ) -> None:
-    """Verified graphs in a temporary folder, then an engine of each for each shape."""
-    from srtrt.export.api import checkpoint_of, export_model
-    from srtrt.graph import load_graph
-    from srtrt.runtime.backends.tensorrt import engine_judge
-    from srtrt.runtime.engines.cache import EngineCache
+    """Says what is built, and what keeps upscale-video from using it; then builds it."""
+    from srtrt.export.engines import USUAL_SHAPE, engine_plan, export_engines
     from srtrt.runtime.engines.flavour import flavour_of
-    from srtrt.runtime.engines.gpu import gpu_facts
-    from srtrt.runtime.engines.key import EngineOptions, EngineShape
-    from srtrt.runtime.engines.provide import provide_engine
+    from srtrt.runtime.engines.key import EngineOptions
 
-    if not shapes:
-        raise UsageError("an engine needs the size of its frames, such as --shape 1920x1080.")
-    parsed = [EngineShape.parse(shape) for shape in shapes]
-    for shape in parsed:
-        for form in how["forms"]:
-            shape.require_form(form)
     options = EngineOptions(
         level=level,
         workspace_bytes=workspace << 20 if workspace else None,
         compute_capabilities=targets,
     )
-    flavour, cache = flavour_of(format_), EngineCache(Path(out) if out else None)
-    flavour.load()  # before any work is done
-    gpu = gpu_facts()
-    judge = engine_judge(checkpoint_of(model), flavour, gpu)
-    with tempfile.TemporaryDirectory() as folder, _progress_bar() as bar:
-        for graph in export_model(model, Path(folder), on_progress=_describe(bar), **how):
-            _say(bar, f"graph {graph.path.stem}: {_figures(graph)}")
-            for shape in parsed:
-                task = bar.add_task(f"{graph.path.stem} {shape}", total=1)
-                made = provide_engine(
-                    load_graph(graph.path)[0],
-                    shape,
-                    options,
-                    flavour=flavour,
-                    gpu=gpu,
-                    cache=cache,
-                    verify=judge,
-                    because="--overwrite was given" if overwrite else None,
-                    on_progress=partial(_advance, bar, task),
-                    on_note=lambda text: _say(bar, f"note: {text}", err=True),
-                )
-                _say(bar, _engine_line(made))
+    folder = Path(out) if out else None
+    plan = engine_plan(
+        model, flavour_of(product), shapes=shapes, options=options, folder=folder, **kinds
+    )
+    plan.flavour.load()
+    sizes = ", ".join(map(str, plan.shapes))
+    click.echo(
+        f"{plan.flavour.label} engines of {model}: {', '.join(plan.forms)} in "
+        f"{', '.join(plan.precisions)} for frames of {sizes}; building takes minutes.",
+        err=True,
+    )
+    if not shapes:
+        click.echo(
+            f"note: no --shape was given, so one engine takes every size of {USUAL_SHAPE} "
+            "(smallest, tuned for, largest); one for a single size, such as --shape 1920x1080, "
+            "can be faster.",
+            err=True,
+        )
+    for remark in plan.remarks():
+        click.echo(f"note: {remark}", err=True)
+    tasks: dict[str, TaskID] = {}
+    with _progress_bar() as bar:
+
+        def advance(name: str, share: float) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=1)
+            bar.update(tasks[name], completed=share)
+
+        export_engines(
+            plan,
+            on_graph=lambda graph: _say(bar, f"graph {graph.path.stem}: {_figures(graph)}"),
+            on_progress=_describe(bar),
+            on_build=advance,
+            on_engine=lambda made: _say(bar, _engine_line(made)),
+            on_note=lambda text: _say(bar, f"note: {text}", err=True),
+            **how,
+        )
 
 
 def _figures(graph: ExportedGraph) -> str:
     text = f"{graph.parity} (against PyTorch fp32, {graph.parity.pictures} pictures)"
+    if graph.kept:
+        text = f"there already, the same graph; {text}"
     return f"{text}; {graph.layers}" if graph.layers else text
 
 
@@ -223,11 +265,7 @@ def _describe(bar: Progress) -> Callable[[str], None]:
     return lambda text: bar.update(task, description=text)
 
 
-def _advance(bar: Progress, task: TaskID, share: float, _phase: str) -> None:
-    bar.update(task, completed=share)
-
-
 def _engine_line(engine: CachedEngine) -> str:
     figures = engine.record.parity
     parity = f"parity {figures}" if figures else "not compared with PyTorch: it has not run yet"
-    return f"{engine.path}: takes {engine.record.built['shape']}, {parity}"
+    return f"{engine.path}: takes {engine.record.takes}, {parity}"

@@ -9,9 +9,10 @@ from typing import Any
 
 from onnx import ModelProto
 
-from srtrt.errors import ParityError
+from srtrt.canonical import graph_sha256
+from srtrt.errors import ModelError, ParityError
 from srtrt.export.sensitivity import choose_layers
-from srtrt.graph import REDUCED_TYPES, dress, to_typed
+from srtrt.graph import REDUCED_TYPES, dress, load_graph, read_spec, to_typed
 from srtrt.runtime.models import Model
 from srtrt.runtime.parity import (
     GATES,
@@ -103,6 +104,41 @@ class GraphMaker:
         spec = self._spec.with_(form=form, precision=precision, quality=quality)
         return MadeGraph(graph=dress(network, spec, form), spec=spec, parity=parity)
 
+    def same(self, path: Path, form: Form, precision: Precision) -> MadeGraph | None:
+        """The graph in a file, if it is what :meth:`make` would make, and was verified.
+
+        Layers kept in float32 are those the file names: with them the graph is made and compared.
+        """
+        graph, spec = load_graph(path)
+        figures = spec.quality.get("parity")
+        if (spec.form, spec.precision) != (form, precision) or not isinstance(figures, dict):
+            return None
+        if precision in QUANTISED:
+            if self._bundled(precision) is None:
+                return None  # calibrating again would hardly give the same
+            network, _ = self._network(precision)
+        else:
+            network, _ = self._networks["fp32"]
+            if precision != "fp32":
+                kept = spec.quality.get("typed", {}).get("kept", ())
+                try:
+                    network = to_typed(network, self._spec, precision, kept)
+                except ModelError:  # it names layers that are none
+                    return None
+        made = dress(network, self._spec.with_(precision=precision), form)
+        if graph_sha256(made) != graph_sha256(graph):
+            return None
+        try:
+            parity = Parity.from_dict(figures)
+        except (KeyError, TypeError, ValueError):
+            return None
+        return MadeGraph(graph=graph, spec=spec, parity=parity)
+
+    def _bundled(self, precision: Precision) -> ModelProto | None:
+        """The calibrated graph that comes with a bundled model, unless pictures were given."""
+        path = self._source.calibrated_paths.get(precision)
+        return None if path is None or self._calibrate is not None else load_graph(path)[0]
+
     def _advice(self, form: Form, precision: Precision) -> str:
         """A sentence with the nearest precision that passes, found by making it."""
         for other in _FINER:
@@ -139,6 +175,10 @@ class GraphMaker:
     def _quantised(self, precision: Precision) -> tuple[ModelProto, dict[str, Any]]:
         from srtrt.export.quantised import calibration_pictures, quantised_network
 
+        bundled = self._bundled(precision)
+        if bundled is not None:  # so that an engine of it is the one that is looked for
+            facts = read_spec(bundled, self._source.name).quality["quantisation"]
+            return bundled, {"quantisation": facts}
         pictures = calibration_pictures(self._calibrate)
         network, facts = quantised_network(
             self._networks["fp32"][0], precision, pictures, on_progress=self._tell

@@ -78,6 +78,22 @@ class Parity:
             values["lost_db"] = round(self.lost_db, 4)
         return values
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Parity:
+        """Reads what :meth:`to_dict` wrote; further entries do not matter.
+
+        Raises:
+            KeyError, TypeError, ValueError: if a figure is missing or no number.
+        """
+        psnr, lost = values["psnr_db"], values.get("lost_db")
+        return cls(
+            pictures=int(values["pictures"]),
+            psnr_db=math.inf if psnr is None else float(psnr),
+            max_abs=int(values["max_abs"]),
+            equal=float(values["equal"]),
+            lost_db=None if lost is None else float(lost),
+        )
+
     def __str__(self) -> str:
         psnr = "identical" if math.isinf(self.psnr_db) else f"{self.psnr_db:.1f} dB"
         text = f"{psnr}, max difference {self.max_abs}, {100 * self.equal:.3f} % equal"

@@ -9,10 +9,11 @@ from typing import Any
 from srtrt.errors import ParityError
 from srtrt.graph import load_graph
 from srtrt.runtime.engines.build import build_engine
-from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.gpu import GpuFacts
-from srtrt.runtime.engines.key import EngineKey, EngineOptions, EngineShape, engine_key
+from srtrt.runtime.engines.identity import EngineKey, engine_key
+from srtrt.runtime.engines.key import EngineOptions, EngineShape
+from srtrt.runtime.engines.record import BuiltEngine
 
 RTX = FLAVOURS["tensorrt-rtx"]
 SMALL = EngineShape.static(32, 24)
@@ -28,8 +29,7 @@ FIGURES = {"psnr_db": 71.5, "max_abs": 1, "equal": 0.99, "pictures": 3}
 
 def small_key(graph: Path) -> EngineKey:
     """The key of a portable engine for 32x24 pixels."""
-    _, spec = load_graph(graph)
-    return engine_key(graph.read_bytes(), spec, SMALL, EngineOptions(), flavour=RTX, gpu=None)
+    return engine_key(load_graph(graph)[0], SMALL, EngineOptions(), flavour=RTX, gpu=None)
 
 
 @cache

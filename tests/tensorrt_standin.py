@@ -24,9 +24,9 @@ from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines import gpu as gpu_module
 from srtrt.runtime.engines import provide
-from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import Flavour
-from srtrt.runtime.engines.key import EngineShape
+from srtrt.runtime.engines.key import EngineShape, InputSize
+from srtrt.runtime.engines.record import BuiltEngine
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.twin import float32_twin
 
@@ -48,8 +48,8 @@ class StandIn:
     """Batches computed."""
     compiled: list[bytes] = field(default_factory=list)
     """Runtime caches that were loaded."""
-    graphs: dict[str, tuple[bytes, list[TensorLayout]]] = field(default_factory=dict)
-    """Graph and tensors of each plan by its hash."""
+    graphs: dict[str, tuple[bytes, EngineShape]] = field(default_factory=dict)
+    """Graph and sizes of each plan by its hash."""
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
@@ -60,10 +60,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
     def recorded_build(graph: bytes, shape: EngineShape, *arguments: Any, **named: Any) -> Any:
         built: BuiltEngine = build(graph, shape, *arguments, **named)
-        size = EngineShape.parse(built.facts["shape"]).best
-        standin.builds.append(str(size))
+        takes = EngineShape.parse(built.facts["shape"])
+        standin.builds.append(str(takes))
         key = hashlib.sha256(built.plan).hexdigest()
-        standin.graphs[key] = (graph, form_layouts(built.spec.form, size))
+        standin.graphs[key] = (graph, takes)
         return built
 
     def load(flavour: Flavour) -> Any:
@@ -81,6 +81,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setattr(provide, "build_engine", recorded_build)
     for place in (backend_module, gpu_module):
         monkeypatch.setattr(place, "gpu_facts", lambda *_: GPU)
+    monkeypatch.setattr("srtrt.export.engines.gpu_facts", lambda *_: GPU)
     monkeypatch.setattr(backend_module, "open_device", device)
     monkeypatch.setattr(backend_module, "installed_binding", lambda: "cuda-python")
     return standin
@@ -110,17 +111,19 @@ class _Engine:
     device_memory_size_v2 = 4096
 
     def __init__(
-        self, trt: Any, standin: StandIn, logger: Any, graph: bytes, layouts: list[TensorLayout]
+        self, trt: Any, standin: StandIn, logger: Any, graph: bytes, takes: EngineShape
     ) -> None:
-        self.trt, self.standin, self.logger, self.layouts = trt, standin, logger, layouts
+        self.trt, self.standin, self.logger, self.takes = trt, standin, logger, takes
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
-        if read_spec(model := onnx.load_model_from_string(graph), "graph").precision == "bf16":
+        spec = read_spec(model := onnx.load_model_from_string(graph), "graph")
+        self.form, self.layouts = spec.form, form_layouts(spec.form, takes.best)
+        if spec.precision == "bf16":
             graph = float32_twin(model).SerializeToString()  # ONNX Runtime has none on the CPU
         self.session = onnxruntime.InferenceSession(
             graph, settings, providers=["CPUExecutionProvider"]
         )
-        self.num_io_tensors = len(layouts)
+        self.num_io_tensors = len(self.layouts)
 
     def get_tensor_name(self, index: int) -> str:
         return self.layouts[index].name
@@ -130,7 +133,11 @@ class _Engine:
         return types[next(each.dtype.name for each in self.layouts if each.name == name)]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return next(each.shape for each in self.layouts if each.name == name)
+        least, most = (
+            next(each.shape for each in form_layouts(self.form, size) if each.name == name)
+            for size in (self.takes.least, self.takes.most)
+        )
+        return tuple(a if a == b else -1 for a, b in zip(least, most, strict=True))
 
     def create_runtime_config(self) -> Any:
         return _RuntimeConfig(self.standin)
@@ -164,9 +171,16 @@ class _RuntimeConfig:
 class _Context:
     def __init__(self, engine: _Engine) -> None:
         self.engine, self.addresses, self.memory = engine, dict[str, int](), 0
+        self.layouts = engine.layouts
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        return tuple(shape) == self.engine.get_tensor_shape(name)
+        if name in ("rgb", "y"):
+            height, width = shape[1:3] if name == "rgb" else shape[2:]
+            size = InputSize(width=width, height=height, batch=shape[0])
+            self.layouts = form_layouts(self.engine.form, size)
+            if not self.engine.takes.covers(EngineShape.of(size)):
+                return False
+        return tuple(shape) == next(each.shape for each in self.layouts if each.name == name)
 
     def update_device_memory_size_for_shapes(self) -> int:
         return self.engine.device_memory_size_v2
@@ -185,7 +199,7 @@ class _Context:
 
     def execute_async_v3(self, _stream: int) -> bool:
         standin = self.engine.standin
-        first = next(each for each in self.engine.layouts if each.is_input)
+        first = next(each for each in self.layouts if each.is_input)
         pixels = int(np.prod(first.shape)) // (3 if first.name == "rgb" else 1)
         failure = standin.failure
         if pixels > standin.memory_for:
@@ -195,9 +209,9 @@ class _Context:
             return False
         assert self.memory, "it has no working memory"
         standin.computed += 1
-        arrays = {each.name: self._array(each) for each in self.engine.layouts}
-        inputs = {each.name: arrays[each.name] for each in self.engine.layouts if each.is_input}
-        names = [each.name for each in self.engine.layouts if not each.is_input]
+        arrays = {each.name: self._array(each) for each in self.layouts}
+        inputs = {each.name: arrays[each.name] for each in self.layouts if each.is_input}
+        names = [each.name for each in self.layouts if not each.is_input]
         results = self.engine.session.run(names, inputs)
         for name, result in zip(names, results, strict=True):
             shifted = result.astype(int) + standin.shift

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from srtrt.errors import BackendError, SrtrtError, UsageError
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda import Binding, installed_binding, open_device
-from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, Verify
+from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.execution import LoadedEngine, run_engine
 from srtrt.runtime.engines.flavour import CURRENT, FLAVOURS, Flavour, flavour_of
 from srtrt.runtime.engines.gate import engine_gate, mosaics
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
-from srtrt.runtime.engines.key import EngineKey, EngineOptions, EngineShape, InputSize
-from srtrt.runtime.engines.provide import engine_key_of, provide_engine
+from srtrt.runtime.engines.identity import EngineKey, engine_key
+from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.provide import provide_engine
+from srtrt.runtime.engines.record import BuiltEngine, Verify
 from srtrt.runtime.engines.tuning import (
     Measured,
     best_of,
@@ -32,6 +34,10 @@ from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.runtime.ring import Arrays, RingOptions
 from srtrt.runtime.rings import FrameRings
 from srtrt.spec import Form, Precision
+
+USUAL_PRECISION: Precision = "fp16"
+"""Arithmetic of engines where none is asked for: what every tensor core computes, exactly enough.
+Both exporting and upscaling take it from here."""
 
 _NO_DRIVER = (
     "no NVIDIA GPU with a driver was found; with a GPU, install its driver until `nvidia-smi` "
@@ -82,10 +88,10 @@ class TensorRtBackend(Backend):
     ) -> None:
         super().__init__(model, form=form, device=device, precision=precision, options=options)
         gpu = gpu_facts(device)
-        self._flavour = _usable_flavour(self.options.product, gpu)
+        self._flavour = usable_flavour(self.options.product, gpu)
         assert gpu is not None
         _require_target(self.options.build, gpu)
-        if self.options.build.level != EngineOptions.level and not self._flavour.levels:
+        if self.options.build.level not in (None, USUAL_LEVEL) and not self._flavour.levels:
             self.notes.append(
                 f"{self._flavour.label} has no optimisation levels, so level="
                 f"{self.options.build.level} changes nothing."
@@ -125,7 +131,7 @@ class TensorRtBackend(Backend):
 
     def key(self, size: InputSize) -> EngineKey:
         """The key of the engine for batches of a size."""
-        return engine_key_of(
+        return engine_key(
             self._graph,
             EngineShape.of(size),
             self.options.build,
@@ -154,7 +160,7 @@ class TensorRtBackend(Backend):
             size=size,
             flavour=self._flavour,
             device=self._device,
-            runtime_cache=self._cache.runtime_cache_path(self.key(size), self._gpu),
+            runtime_cache=self._cache.runtime_cache_path(engine.path, self._gpu),
             on_note=self.notes.append,
         )
 
@@ -260,7 +266,16 @@ def engine_judge(
     return engine_gate(model, run, read_pictures())
 
 
-def _usable_flavour(name: str, gpu: GpuFacts | None) -> Flavour:
+def usable_flavour(name: str, gpu: GpuFacts | None) -> Flavour:
+    """What builds and runs engines on a GPU.
+
+    Args:
+        name: ``tensorrt``, ``tensorrt-rtx``, or ``auto`` for the first that can be used.
+        gpu: the GPU, None if there is none.
+
+    Raises:
+        BackendError: if none can, with what each lacks.
+    """
     wanted = FLAVOURS.values() if name == "auto" else [flavour_of(name)]
     problems = []
     for flavour in wanted:
@@ -293,7 +308,7 @@ def _capability(flavour: Flavour, gpu: GpuFacts) -> Capability:
 def _precisions(gpu: GpuFacts) -> tuple[Precision, ...]:
     """What tensor cores of a compute capability compute, the fastest exact enough first."""
     capability = tuple(map(int, gpu.compute_capability.split(".")))
-    precisions: list[Precision] = ["fp16"]
+    precisions: list[Precision] = [USUAL_PRECISION]
     if capability >= (8, 0):
         precisions.append("bf16")
     precisions += ["fp32", "int8"]

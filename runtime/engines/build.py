@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError
 
 from srtrt.errors import BackendError, DeviceMemoryError, ModelError, OutputError
 from srtrt.graph import layer_name, read_spec
-from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import (
     Flavour,
     is_out_of_memory,
@@ -25,8 +24,9 @@ from srtrt.runtime.engines.flavour import (
     typed_network_flags,
 )
 from srtrt.runtime.engines.gpu import GpuFacts
-from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape, InputSize
 from srtrt.runtime.engines.monitor import LOG_NAME, Listener, Progress, forget_frames
+from srtrt.runtime.engines.record import BuiltEngine
 from srtrt.runtime.layouts import dimensions
 from srtrt.runtime.memory import memory_limit
 from srtrt.spec import ModelSpec
@@ -89,6 +89,7 @@ def build_engine(
         tell=on_note or (lambda _text: None),
     )
     options = options or EngineOptions()
+    options = replace(options, level=USUAL_LEVEL if options.level is None else options.level)
     shape.require_form(job.spec.form)
     asked, steps = _Rung(shape, options), list[str]()
     for rung in _rungs(asked, job.spec, flavour, may_shrink):
@@ -162,7 +163,7 @@ def _rungs(asked: _Rung, spec: ModelSpec, flavour: Flavour, may_shrink: bool) ->
     if not shape.is_static:
         shape = EngineShape.of(shape.best)
         yield _Rung(shape, options)
-    if flavour.levels and options.level > 1:
+    if flavour.levels and options.level not in (0, 1):
         options = replace(options, level=1)
         yield _Rung(shape, options)
     if not may_shrink:

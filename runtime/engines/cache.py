@@ -2,6 +2,8 @@
 
 An engine is ``<stem>.engine`` and ``<stem>.engine.json`` with its key, its model, its parity
 figures and the SHA-256 of its bytes. ``<stem>.lock`` keeps two processes from building it at once.
+Any engine that suits is used, however it was built; see
+:meth:`srtrt.runtime.engines.identity.EngineKey.suits`.
 """
 
 from __future__ import annotations
@@ -9,26 +11,28 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from srtrt import __version__
-from srtrt.errors import BackendError, ModelError, ParityError
+from srtrt.errors import ParityError, UsageError
 from srtrt.files import cache_folder, stale_parts
 from srtrt.locks import locked
 from srtrt.runtime.engines.gpu import GpuFacts
-from srtrt.runtime.engines.key import EngineKey, Scalar, differences, parts_sha256
-from srtrt.runtime.engines.stored import (
-    UnusableError,
-    discard,
-    make_folder,
-    read_own,
-    write_own,
+from srtrt.runtime.engines.identity import BUILD_PARTS, EngineKey, differences
+from srtrt.runtime.engines.record import (
+    BuiltEngine,
+    CachedEngine,
+    EngineEntry,
+    EngineRecord,
+    Verify,
+    read_intact,
+    read_record,
+    sidecar_path,
 )
-from srtrt.spec import ModelSpec
+from srtrt.runtime.engines.stored import UnusableError, discard, make_folder, write_own
 
 SUFFIX = ".engine"
 TIMING_SUFFIX = ".timing"
@@ -36,115 +40,6 @@ RUNTIME_SUFFIX = ".runtime"
 TUNE_SUFFIX = ".tune.json"
 
 Note = Callable[[str], None]
-Figures = Mapping[str, Any]
-"""Parity figures as JSON values: ``psnr_db``, ``max_abs``, ``equal``, ``pictures``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuiltEngine:
-    """What a builder returns."""
-
-    plan: bytes
-    """The serialized engine."""
-    spec: ModelSpec
-    """Facts about the model in it."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """How it was built, as JSON values; ``shape`` is the shape it really takes."""
-
-
-Verify = Callable[[BuiltEngine], Figures]
-"""Runs an engine and returns its figures, or raises ParityError."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineRecord:
-    """The contents of a sidecar."""
-
-    key: Mapping[str, Scalar]
-    """Every part of the engine's key."""
-    key_sha256: str
-    engine_sha256: str
-    """Of the bytes of the engine."""
-    engine_bytes: int
-    spec: ModelSpec
-    built: Mapping[str, Any]
-    """How it was built; see :attr:`BuiltEngine.facts`."""
-    parity: Figures | None
-    """Agreement with PyTorch float32; None until it first runs on a GPU."""
-    created: str
-    """UTC, such as ``2026-11-23T19:25:00Z``."""
-    srtrt: str
-    """Version of srtrt that built it."""
-
-    def to_json(self) -> str:
-        """The record for people and programs."""
-        values = {f: getattr(self, f) for f in self.__dataclass_fields__}
-        values["spec"] = asdict(self.spec)
-        return json.dumps(values, indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: bytes, source: str) -> EngineRecord:
-        """Reads what :meth:`to_json` wrote.
-
-        Raises:
-            UnusableError: if it is damaged.
-        """
-        try:
-            values = json.loads(text)
-            values["spec"] = ModelSpec.from_json(json.dumps(values["spec"]), source=source)
-            record = cls(**values)
-            if parts_sha256(record.key) != record.key_sha256:
-                raise ValueError("its key does not match its checksum")
-        except (ValueError, KeyError, TypeError, RecursionError, ModelError) as error:
-            raise UnusableError(f"{source} is damaged") from error
-        return record
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachedEngine:
-    """An engine that may be deserialized."""
-
-    path: Path
-    plan: bytes
-    """Its bytes, with the checksum of its record."""
-    record: EngineRecord
-    note: str | None = None
-    """Why it was built just now, in a sentence; None if it was there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineEntry:
-    """An engine as it lies in a folder, usable or not."""
-
-    path: Path
-    record: EngineRecord | None
-    """None if its sidecar is missing or damaged."""
-    problem: str | None
-    """Why it cannot be used, None if it is intact."""
-
-
-def read_engine(path: Path, *, trust_engine: bool = False) -> CachedEngine:
-    """Reads an engine and its sidecar, and checks both before anything may run them.
-
-    Args:
-        path: the ``.engine`` file.
-        trust_engine: read it even if another user may have written it.
-
-    Raises:
-        BackendError: if it is missing, damaged or not to be trusted.
-    """
-    try:
-        return _read(path, trust_engine)
-    except UnusableError as error:
-        raise BackendError(
-            f"{path}: cannot be used: {error}. Expected an engine and its sidecar written by "
-            "srtrt for you; if you trust whoever made it, say so with trust_engine."
-        ) from error
-
-
-def sidecar_path(path: Path) -> Path:
-    """The ``.engine.json`` beside an engine."""
-    return path.with_name(f"{path.name}.json")
 
 
 class EngineCache:
@@ -159,7 +54,7 @@ class EngineCache:
         self.folder = folder or cache_folder("engines")
 
     def path(self, key: EngineKey) -> Path:
-        """Where the engine of a key lies or would lie."""
+        """Where the engine of a key would be built."""
         return self.folder / f"{key.stem}{SUFFIX}"
 
     def timing_cache_path(self, flavour: str, flavour_version: str, gpu: GpuFacts | None) -> Path:
@@ -168,15 +63,15 @@ class EngineCache:
         safe = "".join(c if c.isalnum() else "_" for c in name)
         return self.folder / f"{flavour}-{flavour_version}-{safe}{TIMING_SUFFIX}"
 
-    def runtime_cache_path(self, key: EngineKey, gpu: GpuFacts) -> Path:
+    def runtime_cache_path(self, engine: Path, gpu: GpuFacts) -> Path:
         """The file of kernels that TensorRT-RTX compiled for an engine on a GPU."""
         facts = hashlib.sha256(json.dumps(asdict(gpu), sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{key.stem}-{facts[:8]}{RUNTIME_SUFFIX}"
+        return self.folder / f"{engine.stem}-{facts[:8]}{RUNTIME_SUFFIX}"
 
     def find(self, key: EngineKey, *, trust_engine: bool = False) -> CachedEngine | None:
-        """The engine of a key if it is there, intact and to be trusted."""
+        """The best engine that suits a key, if one is there, intact and to be trusted."""
         try:
-            return self._intact(key, trust_engine)
+            return self._usable(key, trust_engine)
         except UnusableError:
             return None
 
@@ -210,24 +105,26 @@ class EngineCache:
             SrtrtError: whatever ``build`` raises.
         """
         tell = on_note or (lambda _: None)
+        stem = key.stem
         if because is None:
             with suppress(UnusableError):
-                found = self._intact(key, trust_engine)
-                if found.record.parity is not None or verify is None:
-                    return found
+                found = self._usable(key, trust_engine)
+                stem = found.path.stem
+                if verify is None or self._is_verified(found.record, key):
+                    return self._told(found, key, tell)
         make_folder(self.folder)
 
         def waiting() -> None:
-            tell(f"Another process is building {key.stem}; waiting for it.")
+            tell(f"Another process is building {stem}; waiting for it.")
 
-        with locked(self.folder / f"{key.stem}.lock", on_wait=waiting):
+        with locked(self.folder / f"{stem}.lock", on_wait=waiting):
             try:
                 if because is not None:
                     raise UnusableError(because)
-                found = self._intact(key, trust_engine)
+                found = self._verified(self._usable(key, trust_engine), key, verify)
             except UnusableError as reason:
                 return self._build(key, build, verify, self._why(key, str(reason)), tell)
-            return self._verified(found, verify)
+            return self._told(found, key, tell)
 
     def entries(self, *, trust_engine: bool = False) -> list[EngineEntry]:
         """All engines of the folder, by name; each is read and checked."""
@@ -235,8 +132,8 @@ class EngineCache:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             record, problem = None, None
             try:
-                record = _read_record(path, trust_engine)
-                _read(path, trust_engine)
+                record = read_record(path, trust_engine)
+                read_intact(path, trust_engine)
             except UnusableError as error:
                 problem = str(error)
             found.append(EngineEntry(path=path, record=record, problem=problem))
@@ -280,11 +177,49 @@ class EngineCache:
                 found += [each for each in files if not remove or discard(each)]
         return found
 
-    def _intact(self, key: EngineKey, trust: bool) -> CachedEngine:
-        found = _read(self.path(key), trust)
-        if found.record.key_sha256 != key.sha256:
+    def _usable(self, key: EngineKey, trust: bool) -> CachedEngine:
+        """The best intact engine that suits: made for the size, at the highest level, the newest.
+
+        Raises:
+            UnusableError: if there is none, with what is wrong with the one that should be it.
+        """
+        problems = []
+        for path in self._suitable(key, trust):
+            try:
+                return read_intact(path, trust)
+            except UnusableError as error:
+                problems.append(str(error))
+        if not problems:
+            found = read_intact(self.path(key), trust)
             changed = differences(found.record.key, key.parts())
-            raise UnusableError("; ".join(changed) or "its key is another")
+            problems.append("; ".join(changed) or "its key is another")
+        raise UnusableError(problems[0])
+
+    def _suitable(self, key: EngineKey, trust: bool) -> list[Path]:
+        """Engines whose sidecars say that they suit, the best first."""
+        found = []
+        for path, record in self._records(trust):
+            with suppress(UsageError):
+                takes = record.takes
+                if key.suits(record.key, takes):
+                    level = int(record.built.get("level") or 0)
+                    rank = (takes.covers(key.shape), takes == key.shape, level, record.created)
+                    found.append((rank, path))
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def _records(self, trust: bool) -> Iterator[tuple[Path, EngineRecord]]:
+        """Every engine with a sidecar that can be read."""
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            with suppress(UnusableError):
+                yield path, read_record(path, trust)
+
+    def _told(self, found: CachedEngine, key: EngineKey, tell: Note) -> CachedEngine:
+        """The engine; says which, if it is not the one that would be built."""
+        if found.path != self.path(key):
+            parts = found.record.key
+            how = [f"{name.removesuffix('_bytes')} {parts.get(name)}" for name in BUILD_PARTS
+                   if parts.get(name) is not None]  # fmt: skip
+            tell(f"Using {found.path.name}: it takes {found.record.takes}, {', '.join(how)}.")
         return found
 
     def _build(
@@ -307,26 +242,41 @@ class EngineCache:
             parity=dict(verify(built)) if verify else None,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             srtrt=__version__,
+            verified_on=_place(key) if verify else None,
         )
         path = self.path(key)
         for each in (path, sidecar_path(path)):
             stale_parts(each, remove=True)
+            if each.exists() and not each.is_file():
+                discard(each)  # a pipe or the like, which nothing would replace
         # A crash between the two leaves a checksum that does not fit, so the engine is rebuilt.
         write_own(path, built.plan)
         write_own(sidecar_path(path), record.to_json().encode())
         return CachedEngine(path=path, plan=built.plan, record=record, note=note)
 
-    def _verified(self, found: CachedEngine, verify: Verify | None) -> CachedEngine:
-        """The engine with parity figures; one that fails is removed."""
-        if found.record.parity is not None or verify is None:
+    def _is_verified(self, record: EngineRecord, key: EngineKey) -> bool:
+        """Whether it was compared with PyTorch on this GPU with this driver."""
+        return record.parity is not None and record.verified_on == _place(key)
+
+    def _verified(self, found: CachedEngine, key: EngineKey, verify: Verify | None) -> CachedEngine:
+        """The engine with parity figures of this machine; one that fails is removed.
+
+        Raises:
+            ParityError: if it fails and never passed anywhere.
+            UnusableError: if it passed elsewhere: it is worth building here.
+        """
+        if verify is None or self._is_verified(found.record, key):
             return found
         try:
             built = BuiltEngine(plan=found.plan, spec=found.record.spec, facts=found.record.built)
-            record = replace(found.record, parity=dict(verify(built)))
-        except ParityError:
+            parity = dict(verify(built))
+        except ParityError as error:
             discard(sidecar_path(found.path))
             discard(found.path)
-            raise
+            if found.record.parity is None:
+                raise
+            raise UnusableError(f"it passed elsewhere and fails here ({error})") from error
+        record = replace(found.record, parity=parity, verified_on=_place(key))
         write_own(sidecar_path(found.path), record.to_json().encode())
         return replace(found, record=record)
 
@@ -335,6 +285,8 @@ class EngineCache:
         path = self.path(key)
         if path.exists():
             return f"Rebuilding {path.name}: {reason}."
+        if not reason.startswith(path.name):  # of another engine, that would have served
+            return f"Building {path.name}: {reason}."
         nearest = self._nearest(key)
         if nearest is None:
             return f"Building {path.name}: there is none yet."
@@ -344,26 +296,16 @@ class EngineCache:
     def _nearest(self, key: EngineKey) -> EngineRecord | None:
         """The most similar engine of the same model, form, precision and kind."""
         parts, found = key.parts(), []
-        for path in self.folder.glob(f"*{SUFFIX}"):
-            with suppress(UnusableError):
-                record = _read_record(path, trust=False)
-                same = ("model", "form", "precision", "flavour")
-                if all(record.key.get(name) == parts[name] for name in same):
-                    found.append((-len(differences(record.key, parts)), record.created, record))
+        for _, record in self._records(trust=False):
+            same = ("model", "form", "precision", "flavour")
+            if all(record.key.get(name) == parts[name] for name in same):
+                found.append((-len(differences(record.key, parts)), record.created, record))
         return max(found, key=lambda each: each[:2])[2] if found else None
 
 
-def _read_record(path: Path, trust: bool) -> EngineRecord:
-    sidecar = sidecar_path(path)
-    return EngineRecord.from_json(read_own(sidecar, trust=trust), sidecar.name)
-
-
-def _read(path: Path, trust: bool) -> CachedEngine:
-    plan = read_own(path, trust=trust)
-    record = _read_record(path, trust)
-    if hashlib.sha256(plan).hexdigest() != record.engine_sha256:
-        raise UnusableError(
-            f"{path.name} is damaged: its {len(plan)} bytes are not the {record.engine_bytes} "
-            "its sidecar describes"
-        )
-    return CachedEngine(path=path, plan=plan, record=record)
+def _place(key: EngineKey) -> dict[str, str] | None:
+    """The GPU and driver on which an engine is verified."""
+    here = key.here
+    if here is None:
+        return None
+    return {"gpu": here.name, "driver": here.driver, "driver_cuda": here.driver_cuda}

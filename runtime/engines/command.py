@@ -12,10 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from srtrt.errors import InputError, SrtrtError
-from srtrt.runtime.engines.cache import EngineCache, EngineEntry, EngineRecord
+from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import flavour_of
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
-from srtrt.runtime.engines.key import FORMAT, differences, environment_parts
+from srtrt.runtime.engines.identity import (
+    BUILD_PARTS,
+    FORMAT,
+    RECIPE_PARTS,
+    differences,
+    environment_parts,
+    place_problem,
+)
+from srtrt.runtime.engines.record import EngineEntry, EngineRecord
 
 _DAY_SECONDS = 86400
 
@@ -70,11 +78,21 @@ def explain(engine: str, folder: Path | None) -> None:
     if record is None:
         return
     click.echo(f"Parity with PyTorch float32: {_parity(record)}.")
-    for title, values in (("Key", record.key), ("How it was built", record.built)):
+    if record.verified_on is not None:
+        click.echo(f"Measured on: {', '.join(f'{k} {v}' for k, v in record.verified_on.items())}.")
+    key = record.key
+    asked = {name: key[name] for name in BUILD_PARTS if name in key}
+    recipe = {name: key[name] for name in RECIPE_PARTS if name in key}
+    must_match = {k: v for k, v in key.items() if k not in asked and k not in recipe}
+    for title, values in (
+        ("Must match to be used", must_match),
+        ("How it was built: asked for", asked),
+        ("How it was built: done", record.built),
+        ("What the graph was made from", recipe),
+    ):
         click.echo(f"{title}:")
         for name, value in values.items():
             click.echo(f"  {name}: {'-' if value is None else value}")
-    click.echo(f"Model: {record.spec.name}, weights {record.spec.weights_sha256[:12]}")
     click.echo(f"Engine: {record.engine_bytes} bytes, SHA-256 {record.engine_sha256}")
 
 
@@ -124,7 +142,8 @@ def unusable_because(entry: EngineEntry, gpu: GpuFacts | None) -> str | None:
         return str(error).rstrip(".")
     if gpu is None and not portable:
         return f"it is for {key.get('gpu')}, and this machine has no GPU"
-    return "; ".join(differences({name: key.get(name) for name in now}, now)) or None
+    problem = "; ".join(differences({name: key.get(name) for name in now}, now))
+    return problem or (place_problem(key, gpu) if gpu else None)
 
 
 def _parity(record: EngineRecord) -> str:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, DeviceMemoryError, OutputError
 from srtrt.runtime.cuda.device import Device, DeviceMemory, Stream
-from srtrt.runtime.engines.cache import BuiltEngine
 from srtrt.runtime.engines.flavour import (
     Flavour,
     is_out_of_memory,
@@ -20,6 +19,7 @@ from srtrt.runtime.engines.flavour import (
 )
 from srtrt.runtime.engines.key import EngineShape, InputSize
 from srtrt.runtime.engines.monitor import Listener, forget_frames
+from srtrt.runtime.engines.record import BuiltEngine
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.ring import FrameRing, RingOptions, in_order
 from srtrt.spec import Form

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.runtime.engines.cache import BuiltEngine, Verify
 from srtrt.runtime.engines.key import EngineShape, InputSize
+from srtrt.runtime.engines.record import BuiltEngine, Verify
 from srtrt.runtime.models import Model
 from srtrt.runtime.parity import (
     Picture,

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnx import ModelProto
 
 from srtrt.errors import DeviceMemoryError
-from srtrt.graph import read_spec
 from srtrt.runtime.engines.build import Note, build_engine
-from srtrt.runtime.engines.cache import BuiltEngine, CachedEngine, EngineCache, Verify
+from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts
-from srtrt.runtime.engines.key import EngineKey, EngineOptions, EngineShape, engine_key
+from srtrt.runtime.engines.identity import engine_key
+from srtrt.runtime.engines.key import EngineOptions, EngineShape
 from srtrt.runtime.engines.monitor import Progress
-
-
-def engine_key_of(
-    graph: ModelProto,
-    shape: EngineShape,
-    options: EngineOptions,
-    *,
-    flavour: Flavour,
-    gpu: GpuFacts | None,
-) -> EngineKey:
-    """The key of a graph's engine; see :func:`srtrt.runtime.engines.key.engine_key`."""
-    spec = read_spec(graph, graph.graph.name)
-    data = graph.SerializeToString()
-    return engine_key(data, spec, shape, options, flavour=flavour, gpu=gpu)
+from srtrt.runtime.engines.record import BuiltEngine, CachedEngine, Verify
 
 
 def provide_engine(
@@ -39,6 +28,7 @@ def provide_engine(
     verify: Verify | None = None,
     trust_engine: bool = False,
     may_shrink: bool = True,
+    exact_shape: bool = False,
     because: str | None = None,
     on_progress: Progress | None = None,
     on_note: Note | None = None,
@@ -48,7 +38,8 @@ def provide_engine(
     Args:
         graph: an ONNX graph written by srtrt.
         shape: sizes the engine is to take.
-        options: how it is built.
+        options: what is asked of its build; an engine that was built otherwise serves where
+            nothing is asked.
         flavour: TensorRT or TensorRT-RTX.
         gpu: facts about the GPU of this machine, None without one.
         cache: where it is kept; by default in the user's cache folder.
@@ -57,6 +48,7 @@ def provide_engine(
         trust_engine: use an engine that another user may have written.
         may_shrink: take an engine for single frames or smaller tiles if none of this shape can be
             built.
+        exact_shape: do not take an engine for further sizes, too, in its place.
         because: builds it anew for this reason (a clause), even if there is one.
         on_progress: see :func:`srtrt.runtime.engines.build.build_engine`.
         on_note: is told in sentences what is done and why.
@@ -72,15 +64,15 @@ def provide_engine(
     """
     options, cache = options or EngineOptions(), cache or EngineCache()
     data = graph.SerializeToString()
-    spec = read_spec(graph, graph.graph.name)
-    key = engine_key(data, spec, shape, options, flavour=flavour, gpu=gpu)
+    key = engine_key(graph, shape, options, flavour=flavour, gpu=gpu)
+    key = replace(key, exact_shape=exact_shape)
     timings = cache.timing_cache_path(flavour.name, key.flavour_version, key.gpu)
 
     def build() -> BuiltEngine:
         return build_engine(
             data,
             shape,
-            options,
+            key.options,
             flavour=flavour,
             gpu=gpu,
             timing_cache=timings,
@@ -92,7 +84,7 @@ def provide_engine(
     found = cache.get_or_build(
         key, build, verify, trust_engine=trust_engine, because=because, on_note=on_note
     )
-    size = EngineShape.parse(found.record.built["shape"]).most
+    size = found.record.takes.most
     if not may_shrink and size.pixels < shape.most.pixels:
         raise DeviceMemoryError(
             f"{flavour.label}: the engine that was built for {shape} takes {size} only, for want "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, DeviceMemoryError, UsageError
 from srtrt.runtime.engines.cache import TUNE_SUFFIX, EngineCache
-from srtrt.runtime.engines.key import EngineKey
+from srtrt.runtime.engines.identity import EngineKey
 from srtrt.runtime.engines.stored import UnusableError, make_folder, read_own, write_own
 from srtrt.runtime.ring import Pending, RingOptions
 

@@ -12,7 +12,7 @@ from srtrt.cli import main
 from srtrt.graph import load_graph
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.runtime import parity
-from srtrt.runtime.engines.cache import read_engine
+from srtrt.runtime.engines.record import read_engine
 
 
 def export(*arguments: object) -> Result:
@@ -228,8 +228,9 @@ def test_engines_of_other_precisions(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "tensorrt-rtx"], "such as --shape 1920x1080"),
-        (["--shape", "32x32"], "--shape is for engines"),
+        (["--shape", "32x32"], "are for engines"),
+        (["--level", "5"], "For an engine add --format tensorrt or tensorrt-rtx"),
+        (["--compute-capability", "8.9"], "are for engines"),
         (["--format", "tensorrt-rtx", "--shape", "33x32"], "side 33 is odd"),
         (["--format", "tensorrt-rtx", "--shape", "big"], "expected WIDTHxHEIGHT"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from engine_support import Builder, small_key
 
 from srtrt.runtime.engines.cache import EngineCache
-from srtrt.runtime.engines.key import EngineKey
+from srtrt.runtime.engines.identity import EngineKey
 
 
 @pytest.fixture(scope="session", autouse=True)

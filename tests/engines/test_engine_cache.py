@@ -28,9 +28,10 @@ from engine_support import (
 from srtrt.errors import BackendError, OutputError, ParityError
 from srtrt.files import cache_folder
 from srtrt.locks import locked
-from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, read_engine, sidecar_path
+from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import load_runtime_cache, save_runtime_cache
-from srtrt.runtime.engines.key import EngineKey
+from srtrt.runtime.engines.identity import EngineKey
+from srtrt.runtime.engines.record import BuiltEngine, read_engine, sidecar_path
 
 WORKER = """
 import sys
@@ -39,12 +40,13 @@ from srtrt.runtime.engines.build import build_engine
 from srtrt.graph import load_graph
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import FLAVOURS
-from srtrt.runtime.engines.key import EngineOptions, EngineShape, engine_key
+from srtrt.runtime.engines.identity import engine_key
+from srtrt.runtime.engines.key import EngineOptions, EngineShape
 
 graph, folder, log, stop = sys.argv[1:]
 rtx, shape, options = FLAVOURS["tensorrt-rtx"], EngineShape.static(32, 24), EngineOptions()
-data, spec = Path(graph).read_bytes(), load_graph(Path(graph))[1]
-key = engine_key(data, spec, shape, options, flavour=rtx, gpu=None)
+data, model = Path(graph).read_bytes(), load_graph(Path(graph))[0]
+key = engine_key(model, shape, options, flavour=rtx, gpu=None)
 
 def progress(share, phase):
     if stop and share > 0.5:
@@ -330,8 +332,8 @@ def test_the_runtime_cache_is_kept_and_a_bad_one_is_discarded(
     cache: EngineCache, key: EngineKey, build: Builder
 ) -> None:
     made = cache.get_or_build(key, build)
-    path = cache.runtime_cache_path(key, GPU)
-    assert path != cache.runtime_cache_path(key, replace(GPU, driver="580"))
+    path = cache.runtime_cache_path(made.path, GPU)
+    assert path != cache.runtime_cache_path(made.path, replace(GPU, driver="580"))
     first = RuntimeConfig(compiled=b"kernels")
     assert load_runtime_cache(RTX, first, path) is None
     assert first.attached

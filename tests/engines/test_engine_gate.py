@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, ParityError
 from srtrt.graph import load_graph
-from srtrt.runtime.engines.cache import BuiltEngine, EngineCache, read_engine
+from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.gate import RunEngine, engine_gate, mosaics
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.engines.provide import provide_engine
+from srtrt.runtime.engines.record import BuiltEngine, read_engine
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import graph_backend, read_pictures
 

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
-from engine_support import GPU, RTX, Builder
+from engine_support import FIGURES, GPU, RTX, Builder, accept, refuse
 
 from srtrt.errors import UsageError
-from srtrt.graph import load_graph, stamp
 from srtrt.runtime.engines.cache import EngineCache
-from srtrt.runtime.engines.key import (
-    EngineKey,
-    EngineOptions,
-    EngineShape,
-    InputSize,
-    differences,
-    graph_sha256,
-)
+from srtrt.runtime.engines.gpu import GpuFacts
+from srtrt.runtime.engines.identity import EngineKey, differences
+from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.record import BuiltEngine
 
 CHANGES: dict[str, dict[str, Any]] = {
     "the graph is abc and was ": {"graph_sha256": "abc"},
@@ -29,9 +22,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "the TensorRT version is 99 and was 1.": {"flavour_version": "99"},
     "the CUDA version of TensorRT is 14 and was ": {"cuda": "14"},
     "the GPU is NVIDIA Test and was not set": {"gpu": GPU},
-    "the form is yuv420p8 and was rgb8": {"form": "yuv420p8"},
-    "the precision is fp16 and was fp32": {"precision": "fp16"},
-    "the model is other and was tiny": {"model": "other"},
+    "the form is yuv420p8 and was rgb8": {"spec": {"form": "yuv420p8"}},
+    "the precision is fp16 and was fp32": {"spec": {"precision": "fp16"}},
     "the kind of engine is tensorrt and was tensorrt-rtx": {"flavour": "tensorrt"},
     "the optimisation level is 5 and was 3": {"level": 5},
     "the TF32 is True and was False": {"tf32": True},
@@ -46,6 +38,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 def changed(key: EngineKey, change: dict[str, Any]) -> EngineKey:
     if next(iter(change)) in EngineOptions.__dataclass_fields__:
         return replace(key, options=replace(key.options, **change))
+    if "spec" in change:
+        return replace(key, spec=key.spec.with_(**change["spec"]))
     return replace(key, **change)
 
 
@@ -55,7 +49,8 @@ def test_every_part_of_the_key_counts_and_is_named(key: EngineKey) -> None:
     assert len({key.sha256, *(other.sha256 for other in others)}) == len(CHANGES) + 1
     for clause, other in zip(CHANGES, others, strict=True):
         assert clause in "; ".join(differences(key.parts(), other.parts()))
-    fields = {*EngineKey.__dataclass_fields__, *EngineOptions.__dataclass_fields__} - {"options"}
+    fields = {*EngineKey.__dataclass_fields__, *EngineOptions.__dataclass_fields__}
+    fields -= {"options", "here", "exact_shape"}
     assert fields == {name for change in CHANGES.values() for name in change}
 
 
@@ -78,19 +73,51 @@ def test_a_new_version_builds_beside_the_old_and_says_why(
         ("name", "NVIDIA H200", "the GPU is NVIDIA H200 and was NVIDIA Test"),
         ("compute_capability", "9.0", "the compute capability of the GPU is 9.0 and was 8.9"),
         ("memory_bytes", 1, f"the memory of the GPU is 1 and was {8 << 30}"),
-        ("driver", "580.65", "the driver is 580.65 and was 570.12"),
-        ("driver_cuda", "13.0", "the CUDA version of the driver is 13.0 and was 12.8"),
     ],
 )
-def test_another_gpu_or_driver_is_another_engine(
+def test_another_gpu_is_another_engine(
     field: str, value: Any, clause: str, cache: EngineCache, key: EngineKey, build: Builder
 ) -> None:
-    old = replace(key, gpu=GPU)
-    new = replace(key, gpu=replace(GPU, **{field: value}))
-    cache.get_or_build(old, build)
-    note = cache.get_or_build(new, build).note
+    other = replace(GPU, **{field: value})
+    cache.get_or_build(replace(key, gpu=GPU, here=GPU), build)
+    note = cache.get_or_build(replace(key, gpu=other, here=other), build).note
     assert note is not None
     assert note.endswith(f", {clause}.")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [replace(GPU, driver="580.65"), replace(GPU, driver_cuda="13.0"), replace(GPU, name="Other")],
+)
+@pytest.mark.parametrize("portable", [True, False])
+def test_another_driver_is_no_other_engine_but_another_verdict(
+    other: GpuFacts, portable: bool, cache: EngineCache, key: EngineKey, build: Builder
+) -> None:
+    """A gate holds where it was measured; of a portable engine, on another GPU neither."""
+    if not portable and other.name != GPU.name:
+        pytest.skip("this engine is for one GPU")
+    verdicts: list[str] = []
+
+    def judge(_built: BuiltEngine) -> dict[str, Any]:
+        verdicts.append("passed")
+        return FIGURES
+
+    for gpu in (GPU, GPU, other, other):
+        asked = replace(key, gpu=None if portable else gpu, here=gpu)
+        assert cache.get_or_build(asked, build, judge).record.verified_on is not None
+    assert build.count == 1
+    assert len(verdicts) == 2
+
+
+def test_an_engine_that_passed_elsewhere_and_fails_here_is_built_again(
+    cache: EngineCache, key: EngineKey, build: Builder
+) -> None:
+    made = cache.get_or_build(replace(key, here=GPU), build, accept)
+    here, verdicts = replace(GPU, driver="580.65"), [refuse, accept]
+    again = cache.get_or_build(replace(key, here=here), build, lambda built: verdicts.pop(0)(built))
+    assert build.count == 2
+    assert again.path == made.path
+    assert "it passed elsewhere and fails here" in str(again.note)
 
 
 def test_the_nearest_engine_is_compared(cache: EngineCache, key: EngineKey, build: Builder) -> None:
@@ -103,17 +130,25 @@ def test_the_nearest_engine_is_compared(cache: EngineCache, key: EngineKey, buil
     assert f"the TensorRT version is {RTX.version()} and was 0" in note
 
 
-def test_metadata_does_not_change_the_graphs_hash_and_weights_do(graph: Path) -> None:
-    model, spec = load_graph(graph)
-    data = graph.read_bytes()
-    restamped = stamp(model, spec.with_(quality={"psnr": 1})).SerializeToString()
-    assert restamped != data
-    assert graph_sha256(restamped) == graph_sha256(data)
-    bias = next(i for i in model.graph.initializer if i.name == "head.bias")
-    values = onnx.numpy_helper.to_array(bias).copy()
-    values[0] += 1
-    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    assert graph_sha256(model.SerializeToString()) != graph_sha256(data)
+def test_the_recipe_is_named_where_the_graph_is_another(
+    cache: EngineCache, key: EngineKey, build: Builder
+) -> None:
+    cache.get_or_build(key, build)
+    spec = key.spec.with_(rewrites=9, weights_sha256="f" * 64)
+    note = str(cache.get_or_build(replace(key, spec=spec, graph_sha256="abc"), build).note)
+    assert "the hash of the weights is ffffffffffff and was " in note
+    assert "the version of the rewrites is 9 and was 1" in note
+
+
+def test_what_a_spec_claims_does_not_decide(
+    cache: EngineCache, key: EngineKey, build: Builder
+) -> None:
+    """The same graph under other facts is the same; another graph under the same is another."""
+    cache.get_or_build(key, build)
+    renamed = key.spec.with_(name="other", weights_sha256="0" * 64, quality={"psnr": 1})
+    assert cache.get_or_build(replace(key, spec=renamed), build).note is None
+    assert cache.get_or_build(replace(key, graph_sha256="abc"), build).note is not None
+    assert build.count == 2
 
 
 @pytest.mark.parametrize("text", ["32x24", "4x32x24", "16x16:32x24:64x48", "16x16:32x24:4x64x48"])

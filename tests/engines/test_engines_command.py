@@ -6,9 +6,11 @@ from click.testing import CliRunner, Result
 from engine_support import RTX, Builder, accept, flip
 
 from srtrt.locks import locked
-from srtrt.runtime.engines.cache import EngineCache, sidecar_path
+from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.command import engines
-from srtrt.runtime.engines.key import EngineKey, EngineShape
+from srtrt.runtime.engines.identity import EngineKey
+from srtrt.runtime.engines.key import EngineShape
+from srtrt.runtime.engines.record import sidecar_path
 
 
 def run(cache: EngineCache, *arguments: str) -> Result:
@@ -33,7 +35,10 @@ def test_list_and_explain(cache: EngineCache, key: EngineKey, build: Builder) ->
         "Usable on this machine.",
         "71.5 dB, max 1",
         f"  graph_sha256: {key.graph_sha256}",
-        "  driver: -",
+        "  gpu: -",
+        "Must match to be used:",
+        "How it was built: asked for:\n  level: 3",
+        "What the graph was made from:\n  model: tiny",
         "  convolutions: {'FLOAT': 9}",
         good.record.engine_sha256,
     ):

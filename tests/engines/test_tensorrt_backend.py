@@ -19,8 +19,9 @@ from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions, tune_backend
 from srtrt.runtime.engines import provide
-from srtrt.runtime.engines.cache import EngineCache, sidecar_path
+from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.record import sidecar_path
 from srtrt.runtime.engines.tuning import Measured, best_of, candidates, choice_path, read_choice
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import form_inputs, read_pictures

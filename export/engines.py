@@ -1,0 +1,222 @@
+"""Engines ahead of time, and what keeps ``upscale-video`` from using them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srtrt.errors import SrtrtError
+from srtrt.export.api import ExportedGraph, checkpoint_of, export_model
+from srtrt.graph import load_graph
+from srtrt.runtime.backends.tensorrt import (
+    USUAL_PRECISION,
+    engine_judge,
+    unusable_because,
+    usable_flavour,
+)
+from srtrt.runtime.engines.cache import EngineCache
+from srtrt.runtime.engines.flavour import Flavour
+from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
+from srtrt.runtime.engines.identity import for_gpu, place_problem
+from srtrt.runtime.engines.key import EngineOptions, EngineShape
+from srtrt.runtime.engines.provide import provide_engine
+from srtrt.runtime.engines.record import CachedEngine
+from srtrt.runtime.models import Model
+from srtrt.spec import Form, Precision
+
+USUAL_SHAPE = "64x64:1280x720:1920x1080"
+"""Sizes that an engine takes where none is asked for: video up to full HD, tuned for 720p."""
+
+USUAL_FORM: Form = "yuv420p8"
+"""Form of an engine where none is asked for: that of nearly all video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnginePlan:
+    """Engines that are to be built.
+
+    Raises:
+        UsageError: if a form cannot have a shape.
+    """
+
+    model: Model
+    """With a checkpoint."""
+    flavour: Flavour
+    options: EngineOptions
+    shapes: tuple[EngineShape, ...] = (EngineShape.parse(USUAL_SHAPE),)
+    forms: tuple[Form, ...] = (USUAL_FORM,)
+    precisions: tuple[Precision, ...] = (USUAL_PRECISION,)
+    folder: Path | None = None
+    """Where they go; None is the user's engine cache."""
+    gpu: GpuFacts | None
+    """The GPU of this machine."""
+
+    def __post_init__(self) -> None:
+        for shape in self.shapes:
+            for form in self.forms:
+                shape.require_form(form)
+
+    def misses(self) -> str | None:
+        """Why the engines do not run on this machine, as a clause; None if they do."""
+        problem = unusable_because(self.flavour, self.gpu)
+        if problem is not None or self.gpu is None:
+            return problem
+        targets = for_gpu(self.options, self.flavour, self.gpu).compute_capabilities
+        if not self.flavour.is_portable(targets):
+            return None
+        return place_problem({"compute_capabilities": ", ".join(targets) or None}, self.gpu)
+
+    def remarks(self) -> list[str]:
+        """What ``upscale-video`` needs to be told to use them, or why it cannot; in sentences."""
+        found = []
+        problem = self.misses()
+        if problem is not None:
+            found.append(
+                f"This machine cannot run these engines: {problem}. They are compared with "
+                "PyTorch when they first run on one that can, from its engine cache."
+            )
+        elif (usual := usable_flavour("auto", self.gpu)) is not self.flavour:
+            found.append(
+                f"upscale-video takes {usual.label} here; to use these engines tell it "
+                f"--backend-option product={self.flavour.name}."
+            )
+        for precision in self.precisions:
+            if precision != USUAL_PRECISION:
+                found.append(
+                    f"upscale-video computes {USUAL_PRECISION} on a GPU; to use the engines in "
+                    f"{precision} tell it --precision {precision}."
+                )
+        if set(self.forms) - {USUAL_FORM}:
+            found.append(
+                "upscale-video takes rgb8 only for video that is not 4:2:0; upscale-image takes it."
+            )
+        for shape in self.shapes:
+            if shape.least.batch > 1:
+                found.append(
+                    f"upscale-video computes one frame at a time; to use the engine for {shape} "
+                    f"tell it --backend-option batch={shape.best.batch}, or let `srtrt tune` "
+                    "find whether that is faster."
+                )
+        if self.folder is not None and self.folder.resolve() != EngineCache().folder.resolve():
+            found.append(
+                f"upscale-video looks into {EngineCache().folder}; to use these engines tell it "
+                f"--backend-option cache_folder={self.folder}."
+            )
+        if self.model.graph_path is None:
+            found.append(
+                "upscale-video takes graphs: give it the one that `srtrt export "
+                f"{self.model.checkpoint_path}` writes as --model."
+            )
+        return found
+
+
+def export_engines(
+    plan: EnginePlan,
+    *,
+    verify: Path | None = None,
+    calibrate: Path | None = None,
+    overwrite: bool = False,
+    on_graph: Callable[[ExportedGraph], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+    on_build: Callable[[str, float], None] | None = None,
+    on_engine: Callable[[CachedEngine], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> list[CachedEngine]:
+    """Verified graphs in a temporary folder, then an engine of each for each shape.
+
+    Args:
+        plan: what to build.
+        verify: see :func:`srtrt.export.api.export_model`.
+        calibrate: see there.
+        overwrite: build engines again that are there.
+        on_graph: told each verified graph.
+        on_progress: told a few words before each step of making graphs.
+        on_build: told the name of an engine, and what share of it is built, 0..1.
+        on_engine: told each engine.
+        on_note: told in sentences what is done and why.
+
+    Raises:
+        SrtrtError: see :func:`srtrt.export.api.export_model` and
+            :func:`srtrt.runtime.engines.provide.provide_engine`.
+    """
+    plan.flavour.load()  # before any work is done
+    runs_here = plan.misses() is None
+    judge = engine_judge(plan.model, plan.flavour, plan.gpu) if runs_here else None
+    cache, made = EngineCache(plan.folder), []
+    with tempfile.TemporaryDirectory() as folder:
+        graphs = export_model(
+            str(plan.model.checkpoint_path if plan.model.graph_path is None else plan.model.name),
+            Path(folder),
+            forms=plan.forms,
+            precisions=plan.precisions,
+            verify=verify,
+            calibrate=calibrate,
+            on_graph=on_graph,
+            on_progress=on_progress,
+        )
+        for graph in graphs:
+            model, _ = load_graph(graph.path)
+            for shape in plan.shapes:
+                name = f"{graph.path.stem} {shape}"
+                made.append(
+                    provide_engine(
+                        model,
+                        shape,
+                        plan.options,
+                        flavour=plan.flavour,
+                        gpu=plan.gpu,
+                        cache=cache,
+                        verify=judge,
+                        exact_shape=True,
+                        because="--overwrite was given" if overwrite else None,
+                        on_progress=_named(on_build, name),
+                        on_note=on_note,
+                    )
+                )
+                if on_engine is not None:
+                    on_engine(made[-1])
+    return made
+
+
+def _named(
+    on_build: Callable[[str, float], None] | None, name: str
+) -> Callable[[float, str], None] | None:
+    if on_build is None:
+        return None
+    return lambda share, _phase: on_build(name, share)
+
+
+def engine_plan(
+    model: str,
+    product: Flavour,
+    *,
+    shapes: Sequence[str] = (),
+    **settings: Any,
+) -> EnginePlan:
+    """A plan for this machine.
+
+    Args:
+        model: a checkpoint or the name of a bundled model.
+        product: TensorRT or TensorRT-RTX.
+        shapes: sizes as texts, see :meth:`EngineShape.parse`; by default :data:`USUAL_SHAPE`.
+        settings: further fields of :class:`EnginePlan`; what is empty is its default.
+
+    Raises:
+        SrtrtError: if the model or a shape is unusable, or the GPU cannot be asked.
+    """
+    given = {name: value for name, value in settings.items() if value not in (None, ())}
+    if shapes:
+        given["shapes"] = tuple(EngineShape.parse(shape) for shape in shapes)
+    given.setdefault("options", EngineOptions())
+    return EnginePlan(model=checkpoint_of(model), flavour=product, gpu=gpu_facts(), **given)
+
+
+def usual_product() -> tuple[Flavour | None, str]:
+    """The product whose engines run on this machine, or None and why as a clause."""
+    try:
+        return usable_flavour("auto", gpu_facts()), ""
+    except SrtrtError as error:
+        return None, str(error).rstrip(".")
