@@ -247,8 +247,6 @@ class EngineCache:
         path = self.path(key)
         for each in (path, sidecar_path(path)):
             stale_parts(each, remove=True)
-            if each.exists() and not each.is_file():
-                discard(each)  # a pipe or the like, which nothing would replace
         # A crash between the two leaves a checksum that does not fit, so the engine is rebuilt.
         write_own(path, built.plan)
         write_own(sidecar_path(path), record.to_json().encode())

@@ -199,7 +199,7 @@ def test_export_builds_engines_for_each_shape(tiny_checkpoint: Path, tmp_path: P
     assert len(paths) == 2
     for path in paths:
         assert read_engine(path).record.spec.quality["parity"]["against"] == "PyTorch fp32"
-    assert "note:" not in export(*arguments).output
+    assert "Building" not in export(*arguments).output
     again = export(*arguments, "--overwrite").output
     assert again.count("--overwrite was given") == 2
     listed = CliRunner().invoke(main, ["engines", "list", "--folder", str(tmp_path)])
