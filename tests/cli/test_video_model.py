@@ -145,7 +145,7 @@ def test_under_the_threshold_the_model_wins_on_everything_that_was_measured(path
             under += 1
             assert row["video"]["psnr_db"] > row["srresnet"]["psnr_db"], row
             assert row["video"]["vmaf"] > row["srresnet"]["vmaf"], row
-    assert under >= 3
+    assert under >= 1
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

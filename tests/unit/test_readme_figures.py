@@ -26,6 +26,8 @@ def load(name: str) -> dict[str, Any]:
     [
         ("docs/figures.md", "quality-perceptual.json"),
         ("docs/figures.md", "compressed-crf28.json"),
+        ("docs/figures.md", "video-rates-h264-clips-2.json"),
+        ("docs/figures.md", "video-rates-h264-pans.json"),
         ("docs/figures.md", "training-cpu.json"),
         ("docs/figures.md", "latency-cpu.json"),
         ("docs/figures.md", "latency-cpu-amx.json"),
