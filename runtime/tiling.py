@@ -62,8 +62,7 @@ def split_axis(length: int, count: int, margin: int, align: int) -> tuple[Window
     """
     if count == 1:
         return (Window(0, length, 0, length),)
-    kept = math.ceil((length - 2 * margin) / count)
-    size = min(length, _up(kept + 2 * margin, align))
+    size = _size(length, count, margin, align)
     step = size - 2 * margin
     starts = [min(k * step, length - size) for k in range(count)]
     firsts = [0] + [start + margin for start in starts[1:]]
@@ -101,27 +100,72 @@ def plan_tiles(
         rows = _windows_for(height, side, margin, align)
         columns = _windows_for(width, side, margin, align)
         return TilePlan(rows, columns)
+    rows, columns = _cheapest_cut(height, width, margin, align, max_pixels)
+    return TilePlan(
+        split_axis(height, rows, margin, align), split_axis(width, columns, margin, align)
+    )
+
+
+def _cheapest_cut(
+    height: int, width: int, margin: int, align: int, max_pixels: int
+) -> tuple[int, int]:
+    """Numbers of rows and columns of the plan that computes fewest pixels, then has fewest tiles.
+
+    Costs follow from the numbers alone, so only the plan that wins is ever built. With ``c``
+    columns at least ``height * (width + 2 * margin * (c - 1))`` pixels are computed: the search
+    ends where that exceeds what was found.
+    """
     if height * width <= max_pixels:
-        return TilePlan(split_axis(height, 1, margin, align), split_axis(width, 1, margin, align))
-    plans = []
-    for count in range(1, max(1, (width - 2 * margin) // _MIN_KEPT) + 1):
-        columns = split_axis(width, count, margin, align)
-        tile_width = columns[0].stop - columns[0].start
+        return 1, 1
+    smallest = 2 * margin + _MIN_KEPT
+    most = max(1, (width - 2 * margin) // _MIN_KEPT)
+    # With fewer columns even the lowest tile would be too large.
+    widest = max_pixels // min(height, 2 * margin + 1)
+    fewest = 1 if widest >= width else _ratio(width - 2 * margin, widest - 2 * margin, most)
+    best: tuple[int, int, int, int] | None = None
+    for columns in range(fewest, most + 1):
+        least = height * (width + 2 * margin * (columns - 1))
+        if best is not None and (least, columns) > best[:2]:
+            break
+        tile_width = _size(width, columns, margin, align)
         tile_height = max(smallest, max_pixels // tile_width // align * align)
-        rows = _windows_for(height, tile_height, margin, align)
-        plans.append(TilePlan(rows, columns))
-    fitting = [p for p in plans if p.tile_size[0] * p.tile_size[1] <= max_pixels]
-    if fitting:
-        return min(fitting, key=lambda p: (p.pixels, p.count))
-    return min(plans, key=lambda p: p.tile_size[0] * p.tile_size[1])
+        rows = _fewest(height, tile_height, margin, align)
+        area = tile_width * _size(height, rows, margin, align)
+        cost = (rows * columns * area, rows * columns, rows, columns)
+        if area <= max_pixels and (best is None or cost[:2] < best[:2]):
+            best = cost
+    if best is not None:
+        return best[2:]
+    # Nothing fits: the narrowest tiles of the lowest height, in as few columns as they take.
+    rows = _fewest(height, smallest, margin, align)
+    kept = _size(width, most, margin, align) - 2 * margin
+    return rows, 1 if most == 1 else _ratio(width - 2 * margin, kept, most)
+
+
+def _ratio(length: int, part: int, most: int) -> int:
+    """Parts that cover a length, at most ``most``."""
+    return most if part < 1 else min(most, -(-length // part))
 
 
 def _windows_for(length: int, size: int, margin: int, align: int) -> tuple[Window, ...]:
     """The fewest windows over ``length`` that are no longer than ``size``."""
+    return split_axis(length, _fewest(length, size, margin, align), margin, align)
+
+
+def _fewest(length: int, size: int, margin: int, align: int) -> int:
+    """How many windows no longer than ``size`` cover ``length`` at least."""
     if length <= size:
-        return split_axis(length, 1, margin, align)
+        return 1
     step = max(align, (size - 2 * margin) // align * align)
-    return split_axis(length, math.ceil((length - 2 * margin) / step), margin, align)
+    return math.ceil((length - 2 * margin) / step)
+
+
+def _size(length: int, count: int, margin: int, align: int) -> int:
+    """Length of each of ``count`` equal windows over ``length``."""
+    if count == 1:
+        return length
+    kept = math.ceil((length - 2 * margin) / count)
+    return min(length, _up(kept + 2 * margin, align))
 
 
 def _up(value: int, align: int) -> int:
