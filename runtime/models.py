@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from srtrt.errors import InputError, ModelError
 from srtrt.graph import REDUCED_TYPES, dress, load_graph, read_spec, to_typed
+from srtrt.graph_check import check_model
 from srtrt.spec import Form, ModelSpec, Precision
 
 _CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
@@ -54,6 +55,7 @@ class Model:
     @cached_property
     def _graph(self) -> tuple[ModelProto, ModelSpec]:
         if self.loaded is not None:
+            check_model(self.loaded, self.name)
             return self.loaded, read_spec(self.loaded, self.name)
         if self.graph_path is None:
             raise ModelError(

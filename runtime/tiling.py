@@ -100,9 +100,9 @@ def plan_tiles(
         rows = _windows_for(height, side, margin, align)
         columns = _windows_for(width, side, margin, align)
         return TilePlan(rows, columns)
-    rows, columns = _cheapest_cut(height, width, margin, align, max_pixels)
+    down, across = _cheapest_cut(height, width, margin, align, max_pixels)
     return TilePlan(
-        split_axis(height, rows, margin, align), split_axis(width, columns, margin, align)
+        split_axis(height, down, margin, align), split_axis(width, across, margin, align)
     )
 
 

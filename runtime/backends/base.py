@@ -11,8 +11,15 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError, SrtrtError, UsageError
+from srtrt.errors import (
+    BackendError,
+    DeviceMemoryError,
+    ModelError,
+    SrtrtError,
+    UsageError,
+)
 from srtrt.packages import untried
+from srtrt.runtime.layouts import form_layouts, input_size
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, Pending, RingOptions, StageTimes
 from srtrt.runtime.rings import FrameRings
@@ -194,6 +201,7 @@ class Backend(ABC):
         with self._translated():
             if self._rings is None:
                 outputs = self._infer(inputs)
+                self._require_shapes(inputs, outputs)
                 return lambda: outputs
             pending = self._rings.submit(inputs)
 
@@ -202,6 +210,19 @@ class Backend(ABC):
                 return pending()
 
         return collect
+
+    def _require_shapes(self, inputs: Arrays, outputs: Arrays) -> None:
+        """Refuses a graph that computes something else than its spec says."""
+        for layout in form_layouts(self.form, input_size(inputs)):
+            if layout.is_input:
+                continue
+            found = outputs[layout.name]
+            if found.shape != layout.shape or found.dtype != layout.dtype:
+                raise ModelError(
+                    f"{self.model.name}: its output {layout.name} is {found.dtype} "
+                    f"{list(found.shape)} where its form {self.form} is {layout.dtype} "
+                    f"{list(layout.shape)}; export it again."
+                )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

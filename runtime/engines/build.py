@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from srtrt.errors import BackendError, DeviceMemoryError, ModelError, OutputError
 from srtrt.graph import layer_name, read_spec
+from srtrt.graph_check import check_model
 from srtrt.runtime.engines.flavour import (
     Flavour,
     is_out_of_memory,
@@ -351,11 +352,13 @@ def _convolution_type(layer: Any, dequantised: Mapping[str, str]) -> str:
 
 def _parsed_proto(graph: bytes) -> onnx.ModelProto:
     try:
-        return onnx.load_model_from_string(graph)
+        model = onnx.load_model_from_string(graph)
     except (DecodeError, ValueError) as error:
         raise ModelError(
             f"the graph is no ONNX model ({error}); expected a file written by `srtrt export`."
         ) from error
+    check_model(model, model.graph.name or "the graph")
+    return model
 
 
 def _tensors(get: Callable[[int], Any], count: int) -> dict[str, str]:

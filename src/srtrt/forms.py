@@ -30,6 +30,9 @@ from srtrt.spec import Form
 LR, SR = "lr", "sr"
 """Names of the tensors at the network's own input and output."""
 
+SCALE = 4
+"""Enlargement of every form, in each direction."""
+
 OPSET = 18
 """Version of the ONNX operators that a form is built from."""
 

@@ -9,13 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from srtrt.canonical import without_metadata
-from srtrt.errors import InputError, ModelError, OutputError
+from srtrt.errors import ModelError, OutputError
 from srtrt.files import replace_when_complete
-from srtrt.forms import FORM_GRAPHS, LR, OPSET, SR, Nodes
+from srtrt.forms import FORM_GRAPHS, LR, OPSET, SCALE, SR, Nodes
+from srtrt.graph_check import read_model
 from srtrt.spec import SPEC_KEY, Form, ModelSpec, Precision
 from srtrt.widen import widen
 
@@ -301,7 +309,30 @@ def read_spec(model: ModelProto, source: str) -> ModelSpec:
                 f"{source}: its spec says {spec.form} with {kind} {', '.join(expected)}; "
                 f"the graph has {', '.join(found)}."
             )
+        for our, their in zip(ours, theirs, strict=True):
+            if not _agree(our, their):
+                raise ModelError(
+                    f"{source}: its spec says {spec.form}, but {their.name} has another type, "
+                    "number of dimensions or channels than that form; export it again."
+                )
+    if spec.scale != SCALE:
+        raise ModelError(
+            f"{source}: its spec says scale {spec.scale}; graphs of form {spec.form} enlarge "
+            f"{SCALE}x."
+        )
     return spec
+
+
+def _agree(ours: ValueInfoProto, theirs: ValueInfoProto) -> bool:
+    """Whether a tensor of a graph can be that of a form; sides with names may have any length."""
+    our, their = ours.type.tensor_type, theirs.type.tensor_type
+    if our.elem_type != their.elem_type or len(our.shape.dim) != len(their.shape.dim):
+        return False
+    return all(
+        a.dim_value == b.dim_value
+        for a, b in zip(our.shape.dim, their.shape.dim, strict=True)
+        if a.HasField("dim_value") and b.HasField("dim_value")
+    )
 
 
 def load_graph(path: Path) -> tuple[ModelProto, ModelSpec]:
@@ -309,14 +340,10 @@ def load_graph(path: Path) -> tuple[ModelProto, ModelSpec]:
 
     Raises:
         InputError: if the file is missing or not an ONNX file.
-        ModelError: if its spec is missing or disagrees with the graph.
+        ModelError: if the graph must not be used, see :func:`srtrt.graph_check.check_model`, or
+            its spec is missing or disagrees with it.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected an .onnx graph written by srtrt.")
-    try:
-        model = widen(onnx.load(path, load_external_data=False))
-    except (DecodeError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable ONNX file ({error}).") from error
+    model = widen(read_model(path))
     return model, read_spec(model, str(path))
 
 

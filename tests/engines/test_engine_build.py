@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from onnx import helper
 
 from srtrt.errors import (
     BackendError,
@@ -120,9 +121,9 @@ def test_a_failure_that_less_work_cannot_cure_ends_at_once(rgb: bytes) -> None:
 
 def test_parser_errors_are_collected_with_node_names(tiny_graphs: dict[str, Path]) -> None:
     model, _ = load_graph(tiny_graphs["rgb8-fp32"])
-    for node, operator in zip(model.graph.node[-2:], ("Det", "Unique"), strict=True):
-        node.op_type, node.name = operator, f"my_{operator}"
-        del node.attribute[:]
+    for operator in ("Det", "Unique"):
+        node = helper.make_node(operator, ["lr"], [operator], name=f"my_{operator}")
+        model.graph.node.append(node)
     with pytest.raises(ModelError, match=r"node my_Det \(Det\): UNSUPPORTED_NODE") as caught:
         build_engine(model.SerializeToString(), SMALL, flavour=RTX)
     assert "node my_Unique (Unique)" in str(caught.value)
