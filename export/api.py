@@ -16,7 +16,7 @@ from srtrt.locks import output_claimed
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.networks.rewrites import REWRITES
 from srtrt.runtime.models import Model, find_model
-from srtrt.runtime.parity import GATES, Parity, read_pictures
+from srtrt.runtime.parity import GATES, Parity, read_originals, read_pictures
 from srtrt.spec import Form, ModelSpec, Precision
 
 _RUN_CHECKPOINTS = ("run/generator.safetensors", "generator.safetensors")
@@ -108,6 +108,7 @@ def export_model(
             spec,
             forms,
             read_pictures(verify),
+            originals=read_originals(verify),
             calibrate=calibrate,
             on_progress=on_progress,
         )

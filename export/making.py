@@ -19,7 +19,7 @@ from srtrt.runtime.parity import (
     Parity,
     Picture,
     graph_backend,
-    measure_loss,
+    measure_on_originals,
     measure_parity,
     passes,
     reference_backend,
@@ -54,6 +54,7 @@ class GraphMaker:
         forms: Sequence[Form],
         pictures: Sequence[Picture],
         *,
+        originals: Sequence[Picture],
         calibrate: Path | None = None,
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -65,11 +66,12 @@ class GraphMaker:
             spec: facts about it.
             forms: all must pass with the same layers kept in float32.
             pictures: LR pictures to compare on.
+            originals: HR pictures, ground truth for what 8 bits lose.
             calibrate: folder of photographs for ``int8`` and ``fp8``.
             on_progress: told a few words before each step of what takes long.
         """
         self._source, self._spec, self._forms = source, spec, forms
-        self._pictures, self._calibrate = pictures, calibrate
+        self._pictures, self._originals, self._calibrate = pictures, originals, calibrate
         self._tell = on_progress or (lambda _text: None)
         self._networks: dict[Precision, tuple[ModelProto, dict[str, Any]]] = {"fp32": (network, {})}
         self._parities: dict[tuple[Form, Precision, frozenset[str]], Parity] = {}
@@ -198,7 +200,7 @@ class GraphMaker:
             ):
                 parity = measure_parity(reference, candidate, self._pictures)
                 if precision in QUANTISED:
-                    lost = measure_loss(reference, candidate, self._pictures)
+                    lost = measure_on_originals(reference, candidate, self._originals).lost_db
                     parity = replace(parity, lost_db=lost)
             self._parities[key] = parity
         return self._parities[key]

@@ -347,7 +347,8 @@ class _Calibration:
     def _rounded(self, weight: Floats, scales: Floats, batch: Batch) -> NDArray[np.float64]:
         """The weights as numbers of the grid, for the input that the convolution has."""
         if not self.spread_errors:
-            return self.grid.nearest(weight / scales[:, None, None, None].astype(np.float64))
+            exact = weight / scales[:, None, None, None].astype(np.float64)
+            return self.grid.nearest(self.grid.within_pairs(exact))
         side, unknowns = weight.shape[-1], weight[0].size
         wanted = max(_FEWEST_POSITIONS, _POSITIONS_PER_WEIGHT * unknowns) / sum(
             x.shape[2] * x.shape[3] for x in batch

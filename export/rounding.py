@@ -8,6 +8,12 @@ to be rounded, as far as the inputs are correlated on real pictures.
 Sources: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers", 2022, in the equivalent form of Babai's nearest plane algorithm ("On Lovasz'
 lattice reduction and the nearest lattice point problem", 1986).
+
+Processors without VNNI multiply unsigned by signed bytes and add two products into 16 bits, which
+saturate (``vpmaddubsw``, Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2).
+The two are those of input channels 2i and 2i + 1, and an input of 8 bits can be 255 there, as
+signed ones are shifted by 128. So weights of int8 keep every such pair within 128 steps to either
+side: 255 * 128 fits. Few pairs of a trained network need it, and each weight keeps its 8 bits.
 """
 
 from __future__ import annotations
@@ -25,6 +31,8 @@ Floats = NDArray[np.float32]
 
 _WEIGHT_SHARES = np.linspace(1.0, 0.7, 16)
 """Ranges of a row of weights that are tried, as shares of its largest magnitude."""
+_WIDER_SHARES = np.linspace(2.0, 1.025, 40)
+"""Further ones where pairs of weights are bounded: with twice the range, every pair fits."""
 _DAMPING = 0.01
 """Added to the variance of every input, as a share of their mean: keeps directions that the
 calibration pictures hardly show from being used to make errors good."""
@@ -41,6 +49,8 @@ class Grid:
     """Largest magnitude that is used; both signs have it."""
     opset: int
     """First version of the ONNX operators that quantises to this type."""
+    pair_limit: float | None = None
+    """Most that the positive and the negative weights of a pair of channels may add up to."""
 
     def nearest(self, x: NDArray[Any]) -> NDArray[Any]:
         """The nearest number of the grid, ties to even, clipped to the range."""
@@ -51,6 +61,23 @@ class Grid:
         exponent = np.maximum(np.frexp(clipped)[1] - 1, -6)
         step = np.ldexp(np.ones_like(clipped), exponent - 3)
         return np.asarray(np.rint(clipped / step) * step)
+
+    def within_pairs(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weights ``[O, C, kh, kw]`` in steps, both of a pair moved where they exceed the limit.
+
+        Rounded by :meth:`nearest`, ties to even, they still keep to it.
+        """
+        if self.pair_limit is None:
+            return steps
+        inside = np.clip(steps, -self.largest, self.largest)
+        pairs = inside.shape[1] // 2
+        first, second = inside[:, 0 : 2 * pairs : 2], inside[:, 1 : 2 * pairs : 2]
+        for sign in (1, -1):
+            total = np.maximum(sign * first, 0) + np.maximum(sign * second, 0)
+            excess = sign * np.maximum(total - self.pair_limit, 0) / 2
+            first -= excess
+            second -= excess
+        return inside
 
     def tensor(self, name: str, values: NDArray[Any]) -> TensorProto:
         """Numbers of the grid as an ONNX tensor of its type."""
@@ -69,7 +96,7 @@ class Grid:
         return np.where(exponent == 0, np.ldexp(mantissa / 8, -6), normal)
 
 
-INT8 = Grid("int8", TensorProto.INT8, 127.0, 18)
+INT8 = Grid("int8", TensorProto.INT8, 127.0, 18, pair_limit=128.0)
 FP8 = Grid("fp8", TensorProto.FLOAT8E4M3FN, 448.0, 19)
 GRIDS: dict[Precision, Grid] = {grid.precision: grid for grid in (INT8, FP8)}
 """Grid of each precision that needs calibration."""
@@ -85,13 +112,17 @@ def weight_scales(weight: Floats, grid: Grid) -> Floats:
     Returns:
         ``[O]``, positive.
     """
-    rows = weight.reshape(len(weight), -1).astype(np.float64)
-    largest = np.maximum(np.abs(rows).max(axis=1), 1e-12)
+    exact = weight.astype(np.float64)
+    largest = np.maximum(np.abs(exact).max(axis=(1, 2, 3)), 1e-12)
+    shares = _WEIGHT_SHARES
+    if grid.pair_limit is not None:
+        shares = np.concatenate([_WIDER_SHARES, _WEIGHT_SHARES])
     errors = []
-    for share in _WEIGHT_SHARES:
-        scale = (largest * share / grid.largest)[:, None]
-        errors.append(np.sum((grid.nearest(rows / scale) * scale - rows) ** 2, axis=1))
-    chosen = _WEIGHT_SHARES[np.argmin(errors, axis=0)]
+    for share in shares:
+        scale = (largest * share / grid.largest)[:, None, None, None]
+        rounded = grid.nearest(grid.within_pairs(exact / scale)) * scale
+        errors.append(np.sum((rounded - exact) ** 2, axis=(1, 2, 3)))
+    chosen = shares[np.argmin(errors, axis=0)]
     return np.asarray(largest * chosen / grid.largest, np.float32)
 
 
@@ -150,13 +181,33 @@ def round_weight(
     order = np.argsort(np.einsum("ii->i", inputs), kind="stable")
     factor = np.linalg.cholesky(inputs[np.ix_(order, order)]).T.copy()
     rows = weight.reshape(len(weight), -1)[:, order].astype(np.float64)
-    steps = np.zeros_like(rows)
-    error = np.zeros_like(rows)
     scale = scales.astype(np.float64)
+    # Of a pair, whoever is rounded first leaves room for what the other wants.
+    steps = grid.within_pairs(weight / scale[:, None, None, None]).reshape(rows.shape)[:, order]
+    partner = _partners(weight.shape)[order]
+    place = np.argsort(order, kind="stable")
+    error = np.zeros_like(rows)
     for k in range(rows.shape[1] - 1, -1, -1):
         carried = error[:, k + 1 :] @ factor[k, k + 1 :] / factor[k, k]
-        steps[:, k] = grid.nearest((rows[:, k] + carried) / scale)
+        wanted = (rows[:, k] + carried) / scale
+        if grid.pair_limit is not None and partner[k] >= 0:
+            other = steps[:, place[partner[k]]]
+            lowest = np.ceil(-grid.pair_limit - np.minimum(other, 0))
+            highest = np.floor(grid.pair_limit - np.maximum(other, 0))
+            wanted = np.clip(wanted, lowest, highest)
+        steps[:, k] = grid.nearest(wanted)
         error[:, k] = rows[:, k] - steps[:, k] * scale
     result = np.empty_like(rows)
     result[:, order] = steps
     return result.reshape(weight.shape)
+
+
+def _partners(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """For each weight of a row ``[C * kh * kw]``, the index of the other of its pair, or -1."""
+    _, channels, height, width = shape
+    index = np.arange(channels * height * width).reshape(channels, -1)
+    pairs = channels // 2
+    partner = np.full_like(index, -1)
+    partner[0 : 2 * pairs : 2] = index[1 : 2 * pairs : 2]
+    partner[1 : 2 * pairs : 2] = index[0 : 2 * pairs : 2]
+    return partner.ravel()

@@ -48,6 +48,9 @@ class _Terminal(ImageWatcher):
     def started(self, source: Path) -> None:
         self.progress.update(self.task, description=source.name)
 
+    def noted(self, note: str) -> None:
+        self._say(note)
+
     def building(self, share: float, phase: str) -> None:
         if self.engine is None:
             self.engine = self.progress.add_task("building the engine", total=1)

@@ -69,6 +69,9 @@ class ImageWatcher:
     def started(self, source: Path) -> None:
         """A file is next."""
 
+    def noted(self, note: str) -> None:
+        """A sentence before something that takes a second or two."""
+
     def building(self, share: float, phase: str) -> None:
         """An engine is being built; ``share`` of it, 0..1, is done."""
 
@@ -310,6 +313,7 @@ def upscale_images(
             backend_options=backend_options,
             trust_engine=trust_engine,
             on_build=watcher.building,
+            on_note=watcher.noted,
         )
         watcher.opened(session)
         return session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,7 +65,8 @@ class Parity:
     equal: float
     """Share of samples that are equal, 0..1."""
     lost_db: float | None = None
-    """PSNR lost against ground truth, see :func:`measure_loss`; None if it was not measured."""
+    """PSNR in dB lost against ground truth, see :func:`measure_on_originals`; None if it was not
+    measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON values; an infinite PSNR becomes None."""
@@ -83,16 +84,23 @@ class Parity:
         """Reads what :meth:`to_dict` wrote; further entries do not matter.
 
         Raises:
-            KeyError, TypeError, ValueError: if a figure is missing or no number.
+            ValueError: if these are no such figures.
         """
-        psnr, lost = values["psnr_db"], values.get("lost_db")
-        return cls(
-            pictures=int(values["pictures"]),
-            psnr_db=math.inf if psnr is None else float(psnr),
-            max_abs=int(values["max_abs"]),
-            equal=float(values["equal"]),
-            lost_db=None if lost is None else float(lost),
-        )
+        try:
+            psnr_db, lost_db = values["psnr_db"], values.get("lost_db")
+            found = cls(
+                pictures=int(values["pictures"]),
+                psnr_db=math.inf if psnr_db is None else float(psnr_db),
+                max_abs=int(values["max_abs"]),
+                equal=float(values["equal"]),
+                lost_db=None if lost_db is None else float(lost_db),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"no figures of parity: {values!r}") from error
+        numbers = (found.psnr_db, found.equal, found.lost_db or 0.0)
+        if found.pictures < 1 or any(math.isnan(number) for number in numbers):
+            raise ValueError(f"no figures of parity: {values!r}")
+        return found
 
     def __str__(self) -> str:
         psnr = "identical" if math.isinf(self.psnr_db) else f"{self.psnr_db:.1f} dB"
@@ -106,8 +114,25 @@ def read_pictures(folder: Path | None = None) -> list[Picture]:
     Raises:
         InputError: if the folder is missing, holds no picture, or one cannot be read.
     """
+    return _read_all(folder or _shipped("pictures"))
+
+
+def read_originals(folder: Path | None = None) -> list[Picture]:
+    """Pictures that serve as ground truth: all of a folder, or the few that come with srtrt.
+
+    Raises:
+        InputError: if the folder is missing, holds no picture, or one cannot be read.
+    """
+    return _read_all(folder or _shipped("originals"))
+
+
+def _shipped(folder: str) -> Path:
+    return Path(str(files("srtrt.runtime"))) / folder
+
+
+def _read_all(folder: Path) -> list[Picture]:
     pictures = []
-    for path in list_images([folder or Path(str(files("srtrt.runtime"))) / "pictures"]):
+    for path in list_images([folder]):
         image = read_rgb8(path)
         if min(image.shape[:2]) < 2:
             raise InputError(f"{path}: smaller than 2x2 pixels.")
@@ -199,43 +224,48 @@ def compare_outputs(
     return Parity(pictures=count, psnr_db=worst, max_abs=largest, equal=equal / max(1, samples))
 
 
-def measure_loss(reference: Backend, candidate: Backend, originals: Sequence[Picture]) -> float:
-    """Mean PSNR that a candidate loses against ground truth, compared with the reference.
+def measure_on_originals(
+    reference: Backend, candidate: Backend, originals: Sequence[Picture]
+) -> Parity:
+    """Agreement with the reference, and the mean PSNR lost against ground truth.
 
     Args:
-        reference: the generator as trained.
-        candidate: an artifact of the same form.
+        reference: the generator as trained, or its float32 graph.
+        candidate: an artifact of the same form and scale.
         originals: pictures that serve as ground truth; both enlarge their antialiased bicubic
             reduction. Those smaller than 16x16 are left out.
 
     Returns:
-        dB of the luma, 4 pixels of border left out; negative if the candidate is nearer.
+        The figures with ``lost_db`` of the luma, a border of the scale left out, in dB; negative
+        if the candidate is nearer to the truth.
 
     Raises:
         InputError: if no picture is large enough.
         BackendError: if one of the backends fails.
     """
-    losses = []
+    form, scale = reference.form, reference.spec.scale
+    losses, pairs = [], []
     for original in originals:
-        truth = np.ascontiguousarray(mod_crop(original, 8))
+        truth = np.ascontiguousarray(mod_crop(original, 2 * scale))
         height, width = truth.shape[:2]
         if min(height, width) < 16:
             continue
-        inputs = form_inputs(resize_bicubic(truth, height // 4, width // 4), reference.form)
-        first, second = (
-            _luma_psnr(backend.infer(inputs), truth, reference.form)
-            for backend in (reference, candidate)
-        )
+        inputs = form_inputs(resize_bicubic(truth, height // scale, width // scale), form)
+        outputs = reference.infer(inputs), candidate.infer(inputs)
+        first, second = (_luma_psnr(each, truth, form, scale) for each in outputs)
         losses.append(0.0 if first == second else first - second)
+        pairs.append(outputs)
     if not losses:
         raise InputError("all pictures are smaller than 16x16; expected larger ones to compare on.")
-    return float(np.mean(losses))
+    return replace(compare_outputs(iter(pairs)), lost_db=float(np.mean(losses)))
 
 
-def _luma_psnr(outputs: Mapping[str, NDArray[Any]], truth: Picture, form: Form) -> float:
+def _luma_psnr(
+    outputs: Mapping[str, NDArray[Any]], truth: Picture, form: Form, border: int
+) -> float:
     if form == "rgb8":
-        return psnr_y(outputs["rgb_x4"][0], truth)
-    return psnr(outputs["y_x4"][0, 0], form_inputs(truth, form)["y"][0, 0], border=4)
+        return psnr_y(outputs["rgb_x4"][0], truth, border=border)
+    return psnr(outputs["y_x4"][0, 0], form_inputs(truth, form)["y"][0, 0], border=border)
 
 
 def passes(parity: Parity, precision: Precision) -> bool:
@@ -247,14 +277,16 @@ def passes(parity: Parity, precision: Precision) -> bool:
     )
 
 
-def shortfall(parity: Parity, precision: Precision, what: str) -> str | None:
+def shortfall(
+    parity: Parity, precision: Precision, what: str, against: str = "PyTorch"
+) -> str | None:
     """A sentence on how an artifact misses the gate of its precision; None if it meets it."""
     if passes(parity, precision):
         return None
     gate = GATES[precision]
     lost = "" if math.isinf(gate.lost_db) else f" and at most {gate.lost_db:.2f} dB lost"
     return (
-        f"{what} does not compute what PyTorch computes: {parity}; expected at least "
+        f"{what} does not compute what {against} computes: {parity}; expected at least "
         f"{gate.psnr_db:.0f} dB and a difference of at most {gate.max_abs}{lost}."
     )
 

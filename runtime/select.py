@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from srtrt.errors import BackendError, UsageError
+from srtrt.processor import InstructionSet, this_processor
 from srtrt.runtime.backends import BACKENDS, backend_class
 from srtrt.runtime.backends.base import Capability
+from srtrt.runtime.models import Model
 from srtrt.spec import Precision
 
 AUTO_ORDER: tuple[tuple[str, str], ...] = (
@@ -17,6 +19,17 @@ AUTO_ORDER: tuple[tuple[str, str], ...] = (
     ("onnxruntime", "cpu"),
 )
 """Backends and devices that ``auto`` tries, the fastest first."""
+
+
+_INT8_TIMES: Mapping[InstructionSet, float] = {
+    "avx2": 2,
+    "avx2_vnni": 3,
+    "avx512": 1.4,
+    "avx512_vnni": 3,
+    "avx512_bf16": 3,
+}
+"""How many times as fast as fp32 OpenVINO is in int8, about: measured with ``srresnet`` and ``fast``
+on one processor, limited to each (``benchmarks/results/int8-instruction-sets.json``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +43,8 @@ class Choice:
     """Why this, in few words for the user."""
     reasoning: str
     """The same with versions, and with what is not used and why."""
+    otherwise: tuple[Precision, ...] = ()
+    """What to take in turn where the precision fails on this machine; empty if it was asked for."""
 
     @property
     def reason(self) -> str:
@@ -77,10 +92,22 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
                 precision=chosen,  # type: ignore[arg-type]
                 why=_why(capability, backend, precision),
                 reasoning=reasoning,
+                otherwise=capability.precisions[1:] if precision == "auto" else (),
             )
         refusals.append(problem)
     wish = f"backend {backend}, device {device}, precision {precision}"
     raise BackendError(f"nothing here offers {wish}: {'; '.join(refusals)}.")
+
+
+def with_int8_hint(choice: Choice, model: Model) -> Choice:
+    """A choice of fp32 that says how much faster int8 would be, where that is known."""
+    times = _INT8_TIMES.get(this_processor().instruction_set)
+    if (choice.backend, choice.device, choice.precision) != ("openvino", "cpu", "fp32"):
+        return choice
+    if times is None or "int8" not in model.calibrated_paths:
+        return choice
+    hint = f"--precision int8 is about {times:g} times as fast"
+    return replace(choice, why=f"{choice.why}; {hint}")
 
 
 def _why(capability: Capability, backend: str, precision: str) -> str:

@@ -18,9 +18,10 @@ from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.output_check import OutputCheck
 from srtrt.runtime.ring import Pending, in_order
-from srtrt.runtime.select import choose
+from srtrt.runtime.select import choose, with_int8_hint
 from srtrt.runtime.tiling import TilePlan, kept, plan_tiles, region
-from srtrt.spec import Form
+from srtrt.runtime.verified import open_verified
+from srtrt.spec import Form, Precision
 from srtrt.weights import DEFAULT_MODEL
 
 _CHROMA_REACH = 2
@@ -267,6 +268,7 @@ def open_session(
     backend_options: BackendOptions = None,
     trust_engine: bool = False,
     on_build: Callable[[float, str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Session:
     """Opens a model on a backend.
 
@@ -281,11 +283,14 @@ def open_session(
             lists them), ``NAME=VALUE`` texts, or its dataclass, such as ``OpenVinoOptions``.
         trust_engine: load engines that another user may have written. An engine is code.
         on_build: while an engine is built, told what share is done, 0..1, and what is going on.
+        on_note: told a sentence before something that takes a second or two, such as verifying a
+            reduced precision, see :mod:`srtrt.runtime.verified`.
 
     Raises:
         InputError: if there is no such model.
         ModelError: if the model is unusable, or not usable on this backend.
         BackendError: if an explicit wish cannot be met.
+        ParityError: if an explicit precision misses its gate on this machine.
         UsageError: if a name is unknown, or the backend has no such option or value.
     """
     found = find_model(model)
@@ -294,14 +299,21 @@ def open_session(
     choice = choose(backend, device, _stored_precision(found, precision))
     chosen = choose_options(choice.backend, choice.device, backend_options)
     kind = backend_class(choice.backend)
-    opened = kind(
-        found,
-        form=form,
-        device=choice.device,
-        precision=choice.precision,
-        options=chosen.options,
-    )
-    opened.on_build, opened.trust_engine = on_build, trust_engine
+
+    def open_in(precision: Precision) -> Backend:
+        opened = kind(
+            found,
+            form=form,
+            device=choice.device,
+            precision=precision,
+            options=chosen.options,
+        )
+        opened.on_build, opened.trust_engine = on_build, trust_engine
+        return opened
+
+    opened, choice = open_verified(open_in, choice, on_note)
+    if precision == "auto":
+        choice = with_int8_hint(choice, found)
     spec = opened.spec
     session = Session(opened, radius=spec.receptive_radius, scale=spec.scale, tile=tile)
     asked = f" with {chosen}" if chosen.given else ""

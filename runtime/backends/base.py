@@ -89,6 +89,9 @@ class Backend(ABC):
     """Peak memory of one stream per LR pixel, measured with the 64-feature generator in float32,
     rounded up."""
 
+    gates_itself: ClassVar[bool] = False
+    """Whether it compares each engine with float32 before it is used."""
+
     failures: ClassVar[tuple[type[Exception], ...]] = (RuntimeError,)
     """What the engine raises when it fails."""
 

@@ -72,6 +72,7 @@ class TensorRtBackend(Backend):
     options_type = TensorRtOptions
     options: TensorRtOptions
     usual_ring = RingOptions()
+    gates_itself = True
     builds_engines = True
     bytes_per_pixel = 6_000
     """Estimated from the largest tensors of the network in float32."""

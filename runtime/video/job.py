@@ -64,7 +64,7 @@ class VideoJob:
             self.setup.chapters_until,
         )
         form = self.setup.converter.form
-        with sink, self.networks.open(form, watcher.building) as session:
+        with sink, self.networks.open(form, watcher) as session:
             plan = self._plan(session, bits_per_pixel)
             watcher.planned(plan)
             # In this thread, so that Ctrl-C ends even the building of an engine.

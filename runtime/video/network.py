@@ -16,7 +16,7 @@ from srtrt.runtime.models import bundled_models, find_model
 from srtrt.runtime.parity import GATES
 from srtrt.runtime.ring import Pending
 from srtrt.runtime.video.choice import COMPRESSED_MODEL, ModelChoice
-from srtrt.runtime.video.plan import Alternative, Estimate
+from srtrt.runtime.video.plan import Alternative, Estimate, VideoWatcher
 from srtrt.spec import Form
 
 _QUICK_MODEL = "fast"
@@ -62,13 +62,10 @@ class Networks:
     choice: ModelChoice
     """The model."""
 
-    def open(
-        self, form: Form, on_build: Callable[[float, str], None]
-    ) -> AbstractContextManager[VideoSession]:
-        """Opens the chosen network; ``on_build`` is told how far the building of an engine is."""
-        return self.factory(
-            **{**self.options, "model": self.choice.name, "form": form, "on_build": on_build}
-        )
+    def open(self, form: Form, watcher: VideoWatcher) -> AbstractContextManager[VideoSession]:
+        """Opens the chosen network; the watcher is told of what takes long."""
+        options = {**self.options, "model": self.choice.name, "form": form}
+        return self.factory(**options, on_build=watcher.building, on_note=watcher.noted)
 
     def estimate(
         self, session: VideoSession, inputs: Mapping[str, NDArray[Any]], first: float, frames: int

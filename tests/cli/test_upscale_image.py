@@ -209,6 +209,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run(source, *flags).exit_code == 0
     assert asked.pop("backend_options") == ("x=1", "y=2")
     assert callable(asked.pop("on_build"))
+    assert callable(asked.pop("on_note"))
     assert asked == engine | {"form": "rgb8", "trust_engine": False}
 
 

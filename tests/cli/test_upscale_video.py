@@ -317,6 +317,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def opened(**options: Any) -> NearestSession:
         assert callable(options.pop("on_build"))
+        assert callable(options.pop("on_note"))
         seen.append(options)
         return NearestSession(**options)
 

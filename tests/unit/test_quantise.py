@@ -257,6 +257,37 @@ def test_spread_errors_cancel_on_correlated_inputs(grid: Any) -> None:
     assert np.abs(spread - near).max() <= (2 if grid is INT8 else 64)
 
 
+def pair_sums(weight: NDArray[Any]) -> NDArray[np.int64]:
+    """What the positive and the negative weights of channels 2i and 2i + 1 add up to at most."""
+    even, odd = (
+        np.pad(weight.astype(int), ((0, 0), (0, 1), (0, 0), (0, 0)))[:, k::2] for k in (0, 1)
+    )
+    count = min(even.shape[1], odd.shape[1])
+    sums = [np.maximum(s * even[:, :count], 0) + np.maximum(s * odd[:, :count], 0) for s in (1, -1)]
+    return np.stack(sums)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 8])
+@pytest.mark.parametrize("heavy", [0.0, 1.0])
+def test_pairs_of_int8_weights_do_not_saturate(channels: int, heavy: float) -> None:
+    """255 times both of a pair fits in 16 bits, however the weights are rounded."""
+    chance = np.random.default_rng(channels)
+    shape = (16, channels, 3, 3)
+    # All of one sign and nearly equal is the worst case; the other is the usual one.
+    weight = (chance.normal(size=shape) * (1 - heavy) + heavy).astype(np.float32)
+    weight += 0.02 * chance.normal(size=shape).astype(np.float32)
+    scales = weight_scales(weight, INT8)
+    exact = weight / scales.astype(np.float64)[:, None, None, None]
+    inputs = chance.normal(size=(4000, weight[0].size)).astype(np.float32)
+    spread = round_weight(weight, scales, covariance(inputs), INT8)
+    for steps in (spread, INT8.nearest(INT8.within_pairs(exact))):
+        assert np.array_equal(steps, np.rint(steps))
+        assert np.abs(steps).max() <= 127
+        assert 255 * pair_sums(steps).max(initial=0) <= 32767
+        error = np.abs(steps - exact) * scales[:, None, None, None]
+        assert error.max() < 0.02 * np.abs(weight).max()
+
+
 def test_calibration_pictures(tmp_path: Path) -> None:
     assert len(calibration_pictures()) == len(read_pictures())
     photo = resize_bicubic(read_pictures()[0], 64, 80)
