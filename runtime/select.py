@@ -28,8 +28,8 @@ _INT8_TIMES: Mapping[InstructionSet, float] = {
     "avx512_vnni": 3,
     "avx512_bf16": 3,
 }
-"""How many times as fast as fp32 OpenVINO is in int8, about: measured with ``srresnet`` and ``fast``
-on one processor, limited to each (``benchmarks/results/int8-instruction-sets.json``)."""
+"""How many times as fast as fp32 OpenVINO is in int8, about: measured on one processor, limited to
+each (:mod:`srtrt.benchmarks.instruction_sets`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
