@@ -90,7 +90,7 @@ def _one(engine: str, name: str, folder: Path, cache: str) -> dict[str, Any]:
     frame = np.random.default_rng(0).integers(0, 256, (1, *_FRAME, 3)).astype(np.uint8)
     seconds = {}
     for precision in ("fp32", "int8"):
-        with _opened(engine, name, precision) as backend:  # type: ignore[arg-type]
+        with _opened(engine, name, precision) as backend:
             seconds[precision] = _seconds(backend, frame)
     return {
         "instruction_set": this_processor().instruction_set,
