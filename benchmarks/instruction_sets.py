@@ -35,7 +35,6 @@ from srtrt.runtime.parity import compare_outputs, passes
 from srtrt.spec import Precision
 
 _LIMITS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
-_RUNS = [*(("openvino", limit) for limit in _LIMITS), ("onnxruntime", "")]
 _ROUNDS = 7
 _FRAME = (90, 160)
 
@@ -45,8 +44,13 @@ Pictures = list[NDArray[np.uint8]]
 @click.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--data", "folders", multiple=True, type=click.Path(path_type=Path))
+@click.option(
+    "--limit", "limits", multiple=True, type=click.Choice(_LIMITS), default=_LIMITS, help="Limits."
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
-def instruction_sets(models: tuple[str, ...], folders: tuple[Path, ...], output: Path) -> None:
+def instruction_sets(
+    models: tuple[str, ...], folders: tuple[Path, ...], limits: tuple[str, ...], output: Path
+) -> None:
     """Measures MODELS in int8 and writes a JSON file; what is in it already is kept."""
     report: dict[str, Any] = {"benchmark": "instruction-sets", "machine": machine_facts()}
     report["models"] = {}
@@ -57,7 +61,8 @@ def instruction_sets(models: tuple[str, ...], folders: tuple[Path, ...], output:
             rows = report["models"].setdefault(name, {})
             for folder in folders:
                 np.savez(Path(cache, "exact.npz"), *_outputs("openvino", name, "fp32", folder))
-                for engine, limit in _RUNS:
+                runs = [*(("openvino", limit) for limit in limits), ("onnxruntime", "")]
+                for engine, limit in runs:
                     measured = _limited(limit, engine, name, folder, cache)
                     row = rows.setdefault(f"{engine} {measured.pop('instruction_set')}", {})
                     row["times_fp32"] = measured.pop("times_fp32")

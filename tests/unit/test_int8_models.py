@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -53,6 +56,47 @@ def test_its_facts_meet_what_is_promised(name: str) -> None:
     assert int8 + len(facts["kept"]) == sum(node.op_type == "Conv" for node in graph.graph.node)
     for reason in facts["kept"].values():
         assert len(reason) > 5
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_no_pair_of_weights_can_saturate(name: str) -> None:
+    """Processors without VNNI add the products of channels 2i and 2i + 1 in 16 bits."""
+    graph, _ = load_graph(find_model(name).calibrated_paths["int8"])
+    weights = [
+        numpy_helper.to_array(i).astype(int)
+        for i in graph.graph.initializer
+        if i.data_type == TensorProto.INT8 and len(i.dims) == 4
+    ]
+    assert weights
+    for weight in weights:
+        for sign in (1, -1):
+            one_sided = np.maximum(sign * weight, 0)
+            pairs = one_sided[:, 0::2] + one_sided[:, 1::2]
+            assert 255 * pairs.max() <= 32767
+
+
+_VERIFY = """
+import sys
+from srtrt.runtime.session import open_session
+for model in sys.argv[1:]:
+    for backend in ("openvino", "onnxruntime"):
+        for form in ("rgb8", "yuv420p8"):
+            open_session(model=model, form=form, backend=backend, precision="int8").close()
+"""
+
+
+def test_int8_passes_its_gate_on_a_processor_without_vnni(tmp_path: Path) -> None:
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
+    environment = {**os.environ, **limits, "SRTRT_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", _VERIFY, *INT8]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    records = [json.loads(path.read_text()) for path in (tmp_path / "verified").glob("*.json")]
+    assert len(records) == 4 * len(INT8)
+    for record in records:
+        assert record["subject"]["device"]["processor"].endswith("-avx2")
+        assert record["parity"]["psnr_db"] >= 38
+        assert record["parity"]["lost_db"] <= 0.10
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
