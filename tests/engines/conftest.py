@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from engine_support import Builder, small_key
+from tensorrt_standin import StandIn, install
 
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.identity import EngineKey
@@ -31,6 +32,19 @@ def key(graph: Path) -> EngineKey:
 @pytest.fixture
 def cache(tmp_path: Path) -> EngineCache:
     return EngineCache(tmp_path / "engines")
+
+
+@pytest.fixture
+def user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EngineCache:
+    """The one that commands use, empty."""
+    monkeypatch.setenv("SRTRT_CACHE", str(tmp_path / "cache"))
+    return EngineCache()
+
+
+@pytest.fixture
+def standin(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """TensorRT on a GPU, as far as tests need it."""
+    return install(monkeypatch)
 
 
 @pytest.fixture

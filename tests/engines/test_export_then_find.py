@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from engine_support import GPU
 from PIL import Image
-from tensorrt_standin import StandIn, install
+from tensorrt_standin import StandIn
 from video_clips import make_clip
 
 from srtrt.cli import main
@@ -33,14 +33,8 @@ RTX = FLAVOURS["tensorrt-rtx"]
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EngineCache:
-    monkeypatch.setenv("SRTRT_CACHE", str(tmp_path / "cache"))
-    return EngineCache()
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return install(monkeypatch)
+def cache(user_cache: EngineCache) -> EngineCache:
+    return user_cache
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_support import GPU, RTX, flip
-from tensorrt_standin import StandIn, install
+from tensorrt_standin import StandIn
 
 from srtrt.errors import BackendError, DeviceMemoryError, ParityError
 from srtrt.graph import load_graph
@@ -31,11 +31,6 @@ from srtrt.runtime.session import Session
 from srtrt.spec import Form, Precision
 
 Open = Callable[..., TensorRtBackend]
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return install(monkeypatch)
 
 
 @pytest.fixture

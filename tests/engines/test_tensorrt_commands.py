@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from compare_video import compare
-from tensorrt_standin import StandIn, install
+from tensorrt_standin import StandIn
 from video_clips import VFR, make_clip
 
 from srtrt.cli import main
@@ -19,14 +19,8 @@ from srtrt.runtime.parity import read_pictures
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EngineCache:
-    monkeypatch.setenv("SRTRT_CACHE", str(tmp_path / "cache"))
-    return EngineCache()
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return install(monkeypatch)
+def cache(user_cache: EngineCache) -> EngineCache:
+    return user_cache
 
 
 @pytest.fixture

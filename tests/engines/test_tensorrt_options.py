@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from tensorrt_standin import StandIn, install
+from tensorrt_standin import StandIn
 
 from srtrt.cli import main
 from srtrt.runtime.backends import tensorrt as backend_module
@@ -20,14 +20,8 @@ from srtrt.runtime.ring import RingOptions
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EngineCache:
-    monkeypatch.setenv("SRTRT_CACHE", str(tmp_path / "cache"))
-    return EngineCache()
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return install(monkeypatch)
+def cache(user_cache: EngineCache) -> EngineCache:
+    return user_cache
 
 
 @pytest.fixture
