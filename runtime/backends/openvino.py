@@ -53,6 +53,7 @@ class OpenVinoBackend(Backend):
     options: OpenVinoOptions
     packages = ("openvino",)
     bytes_per_pixel = 7_000
+    failures = (RuntimeError, UnicodeDecodeError)  # it quotes names of a graph byte for byte
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class OpenVinoBackend(Backend):
             by_hint = precision == "bf16" and model.spec.precision == "fp32"
             graph = model.graph(form, "fp32" if by_hint else precision)
             self._model = self._core.read_model(graph.SerializeToString(), b"")
-        except RuntimeError as error:
+        except self.failures as error:
             raise BackendError(f"openvino cannot read {model.name}: {error}") from error
         self._names = [output.get_any_name() for output in self._model.outputs]
         self._compiled: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], Any] = OrderedDict()

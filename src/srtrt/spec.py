@@ -21,6 +21,10 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SPEC_KEY = "srtrt.spec"
 """Metadata key under which the JSON of a spec is stored."""
 
+_KINDS: dict[str, type] = {"int": int, "Mapping": Mapping}
+_KIND_NAMES = {int: "a whole number", Mapping: "a table of names and values", str: "text"}
+"""Kinds of fields by how they are annotated, and what people call them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -58,6 +62,7 @@ class ModelSpec:
     """Measured quality, for example PSNR in dB by benchmark set."""
 
     def __post_init__(self) -> None:
+        self._require_types()
         if self.form not in get_args(Form):
             raise ModelError(f"form is {self.form!r}; expected one of {', '.join(get_args(Form))}.")
         if self.precision not in PRECISIONS:
@@ -67,6 +72,16 @@ class ModelSpec:
             raise ModelError(
                 f"scale {self.scale} and receptive radius {self.receptive_radius} are impossible."
             )
+
+    def _require_types(self) -> None:
+        """Refuses values of another kind, as a file may hold them; see the fields."""
+        for each in fields(self):
+            value, kind = getattr(self, each.name), _KINDS.get(str(each.type).split("[")[0], str)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ModelError(f"{each.name} is {value!r}; expected {_KIND_NAMES[kind]}.")
+        features = self.config.get("features", 1)
+        if not isinstance(features, int) or features < 1:
+            raise ModelError(f"config has features {features!r}; expected a whole number above 0.")
 
     def to_json(self) -> str:
         """The spec as one line of JSON with sorted keys."""
@@ -88,8 +103,10 @@ class ModelSpec:
             known = {f.name for f in fields(cls)}
             unknown = sorted(set(values) - known)
             if unknown:
-                raise ModelError(f"{source}: unknown field {unknown[0]!r} in its spec.")
+                raise ModelError(f"unknown field {unknown[0]!r}.")
             return cls(**values)
+        except ModelError as error:
+            raise ModelError(f"{source}: its spec is wrong: {error}") from error
         except (ValueError, TypeError) as error:
             raise ModelError(f"{source}: its spec is unreadable ({error}).") from error
 

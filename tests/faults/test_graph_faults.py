@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -383,7 +381,7 @@ def mutate(small: bytes, draw: random.Random) -> bytes:
         nodes.remove(node)
     elif kind == "repeat":
         nodes.append(node)
-    elif kind == "rewire":
+    elif kind == "rewire" and node.input:
         node.input[draw.randrange(len(node.input))] = draw.choice(names)
     elif kind == "rename":
         node.output[0] = draw.choice(names)
@@ -400,9 +398,6 @@ def mutate(small: bytes, draw: random.Random) -> bytes:
         weight.data_type = draw.randint(-1, 30)
     elif kind == "values":
         weight.raw_data = draw.randbytes(draw.randint(0, 16))
-    elif kind == "numbers":
-        whole = [w for w in weights if w.data_type == TensorProto.INT64 and w.dims == [1]]
-        draw.choice(whole).raw_data = np.int64(draw.choice(NUMBERS)).tobytes()
     elif kind == "spec":
         entry = next(entry for entry in model.metadata_props if entry.key == SPEC_KEY)
         spec = json.loads(entry.value)
@@ -415,7 +410,7 @@ def mutate(small: bytes, draw: random.Random) -> bytes:
 
 CHANGES = (
     "delete", "repeat", "rewire", "rename", "operator", "attribute", "shape", "type", "values",
-    "numbers", "spec",
+    "spec",
 )  # fmt: skip
 
 
@@ -429,12 +424,15 @@ def test_any_damage_is_refused_or_harmless(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [flip, mutate])
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(20, 1 << 62))
 def test_much_damage_is_refused_or_harmless(
-    small: bytes, tmp_path: Path, change: Callable[[bytes, random.Random], bytes], seed: int
+    small: bytes, tmp_path: Path, change: Callable[[bytes, random.Random], bytes]
 ) -> None:
-    attempt(change(small, random.Random(seed)), tmp_path / "graph.onnx")
+    for seed in range(20, 3000):
+        damaged = change(small, random.Random(seed))
+        try:
+            attempt(damaged, tmp_path / "graph.onnx")
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
 
 
 def test_bundled_models_pass() -> None:
