@@ -15,7 +15,7 @@ from srtrt.errors import SrtrtError
 from srtrt.packages import broken, import_openvino, installed, owners_of_cv2, untried
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.video import pyav
-from srtrt.runtime.video.codecs import CODECS, quiet_svt
+from srtrt.runtime.video.codecs import CODECS, ordinary_priority, quiet_svt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,8 @@ def _check_av(_name: str) -> str | None:
     quiet_svt()
     for codec in CODECS.values():
         try:
-            pyav.write_and_read_a_clip(codec.encoder, codec.options)
+            with ordinary_priority():
+                pyav.write_and_read_a_clip(codec.encoder, codec.options)
         except Exception as error:
             problem = f"{codec.encoder}, the encoder of --codec {codec.name}: {error}"
             raise broken("av", RuntimeError(problem)) from error

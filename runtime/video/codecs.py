@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -236,3 +239,20 @@ def _tag(codec: str, container: Container) -> str | None:
 def quiet_svt() -> None:
     """Keeps SVT-AV1 from printing its settings; it reads this variable when first used."""
     os.environ.setdefault("SVT_LOG", "1")
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Undoes the priority that an encoder takes for itself when it is opened.
+
+    Where it may, which is as root, SVT-AV1 makes its threads and the one that opens it real-time
+    threads of the highest priority, and nothing else on the machine gets to run.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if os.sched_getscheduler(int(thread.name)) != policy:
+                    os.sched_setscheduler(int(thread.name), policy, parameters)

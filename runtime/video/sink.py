@@ -19,7 +19,12 @@ from av.video.stream import VideoStream
 from srtrt.errors import OutputError, UsageError
 from srtrt.files import PartFile
 from srtrt.runtime.video import streams as stream_plans
-from srtrt.runtime.video.codecs import Container, EncoderPlan, quiet_svt
+from srtrt.runtime.video.codecs import (
+    Container,
+    EncoderPlan,
+    ordinary_priority,
+    quiet_svt,
+)
 from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
 from srtrt.runtime.video.opening import packet_time
 from srtrt.runtime.video.pyav import METADATA, chapters, fraction, seconds
@@ -230,7 +235,7 @@ class VideoSink:
     def _open_encoder(self, stream: VideoStream) -> None:
         context, plan = stream.codec_context, self.plan.encoder
         size = f"{context.width}x{context.height}"
-        with captured_log() as messages:
+        with captured_log() as messages, ordinary_priority():
             try:
                 context.open()
             except (av.FFmpegError, ValueError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,23 @@ def test_codecs(tmp_path: Path, options: list[str], name: str, expected: str) ->
         if name == "out.mp4":
             assert output.streams.video[0].codec_tag == "hvc1"
     assert_faithful(clip, tmp_path / name)
+
+
+def test_encoders_leave_the_machine_to_others(tmp_path: Path) -> None:
+    """SVT-AV1 takes real-time priority where it may; tests as root see that."""
+    clip = make_clip(tmp_path / "in.mkv", pts=range(0, 200, 40), time_base=Fraction(1, 1000))
+    code = (
+        "import os, sys\n"
+        "from srtrt.runtime.video.api import upscale_video\n"
+        "from srtrt.runtime.video.plan import VideoWatcher\n"
+        "class Watcher(VideoWatcher):\n"
+        "    def progressed(self, progress):\n"
+        "        print(*(os.sched_getscheduler(int(t)) for t in os.listdir('/proc/self/task')))\n"
+        "upscale_video(sys.argv[1], sys.argv[2], codec='av1', model='fast', watcher=Watcher())\n"
+    )
+    words = [sys.executable, "-c", code, str(clip), str(tmp_path / "out.mkv")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
+    assert set(done.stdout.split()) == {str(os.SCHED_OTHER)}
 
 
 def test_container_is_changed_and_said_where_it_must_be(tmp_path: Path) -> None:
