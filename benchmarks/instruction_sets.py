@@ -66,7 +66,7 @@ def instruction_sets(
                     measured = _limited(limit, engine, name, folder, cache)
                     row = rows.setdefault(f"{engine} {measured.pop('instruction_set')}", {})
                     row["times_fp32"] = measured.pop("times_fp32")
-                    row[folder.name] = measured
+                    row.setdefault("sets", {})[folder.name] = measured
                     click.echo(f"{name} {limit} {engine} {folder.name}: {row}")
                     output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

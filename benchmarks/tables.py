@@ -124,6 +124,23 @@ def _int8(report: dict[str, Any]) -> str:
     return _markdown(["model", "MB", *head], rows)
 
 
+def _instruction_sets(report: dict[str, Any]) -> str:
+    """What int8 loses by model and engine; sets that were not measured there are left open."""
+    models = report["models"]
+    sets = list(
+        dict.fromkeys(s for runs in models.values() for r in runs.values() for s in r["sets"])
+    )
+    rows = []
+    for name, runs in models.items():
+        for run, row in runs.items():
+            engine, kind = run.split()
+            lost = [f"{row['sets'][s]['db_lost']:.3f}" if s in row["sets"] else "-" for s in sets]
+            worst = min(figures["psnr_db"] for figures in row["sets"].values())
+            rows.append([name, engine, kind, *lost, f"{worst:.1f}", f"{row['times_fp32']:.1f}"])
+    head = ["model", "engine", "instruction set", *(f"{s}: dB lost" for s in sets)]
+    return _markdown([*head, "parity, dB", "times fp32"], rows)
+
+
 def _precisions(report: dict[str, Any]) -> str:
     def shown(row: dict[str, Any], key: str, scale: float, digits: int) -> str:
         return f"{row[key] * scale + 0.0:.{digits}f}" if row.get(key) is not None else "-"
@@ -165,6 +182,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "runs": _runs,
     "training": _training,
     "int8": _int8,
+    "instruction-sets": _instruction_sets,
 }
 
 

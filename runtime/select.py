@@ -21,7 +21,7 @@ AUTO_ORDER: tuple[tuple[str, str], ...] = (
 """Backends and devices that ``auto`` tries, the fastest first."""
 
 
-_INT8_TIMES: Mapping[InstructionSet, float] = {
+INT8_TIMES: Mapping[InstructionSet, float] = {
     "avx2": 2,
     "avx2_vnni": 3,
     "avx512": 1.4,
@@ -101,7 +101,7 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
 
 def with_int8_hint(choice: Choice, model: Model) -> Choice:
     """A choice of fp32 that says how much faster int8 would be, where that is known."""
-    times = _INT8_TIMES.get(this_processor().instruction_set)
+    times = INT8_TIMES.get(this_processor().instruction_set)
     if (choice.backend, choice.device, choice.precision) != ("openvino", "cpu", "fp32"):
         return choice
     if times is None or "int8" not in model.calibrated_paths:

@@ -33,6 +33,7 @@ def load(name: str) -> dict[str, Any]:
         ("docs/figures.md", "latency-cpu-amx.json"),
         ("docs/figures.md", "precisions-srresnet.json"),
         ("docs/figures.md", "int8-cpu.json"),
+        ("docs/figures.md", "int8-instruction-sets.json"),
         *((f"src/srtrt/weights/{m}.md", f"quality-{m}.json") for m in bundled_models()),
         ("src/srtrt/weights/srgan.md", "quality-perceptual.json"),
         ("src/srtrt/weights/video.md", "compressed-crf28.json"),
