@@ -127,9 +127,8 @@ def _int8(report: dict[str, Any]) -> str:
 def _instruction_sets(report: dict[str, Any]) -> str:
     """What int8 loses by model and engine; sets that were not measured there are left open."""
     models = report["models"]
-    sets = list(
-        dict.fromkeys(s for runs in models.values() for r in runs.values() for s in r["sets"])
-    )
+    measured = [row for runs in models.values() for row in runs.values()]
+    sets = list(dict.fromkeys(name for row in measured for name in row["sets"]))
     rows = []
     for name, runs in models.items():
         for run, row in runs.items():
