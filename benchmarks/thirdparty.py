@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from srtrt.errors import InputError, ModelError
+from srtrt.errors import InputError, ModelError, first_line
 
 _FEATURES = 64
 _BLOCKS = 5
@@ -100,8 +100,9 @@ def load_third_party(path: Path) -> ThirdPartyGenerator:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = first_line(error) or type(error).__name__
         raise InputError(
-            f"{path}: not a PyTorch file that holds tensors alone ({_first_line(error)})."
+            f"{path}: not a PyTorch file that holds tensors alone ({reason})."
         ) from error
     net = ThirdPartyGenerator()
     problem = _mismatch(net, state)
@@ -129,7 +130,3 @@ def _mismatch(net: nn.Module, state: Any) -> str | None:
         if found[name] != expected[name]:
             return f"tensor {name!r} is {found[name]}, expected {tuple(expected[name])}"
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].strip()

@@ -12,7 +12,7 @@ import torch
 from onnx import ModelProto
 
 from srtrt.canonical import without_metadata
-from srtrt.errors import ModelError
+from srtrt.errors import ModelError, first_line
 from srtrt.forms import LR, OPSET, SR
 from srtrt.networks.generator import Generator
 from srtrt.networks.rewrites import InferenceGenerator
@@ -45,7 +45,7 @@ def network_graph(net: Generator) -> ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many unrelated types
-        first = (str(error).splitlines() or ["no message"])[0]
+        first = first_line(error) or "no message"
         raise ModelError(f"PyTorch's ONNX exporter refused the network: {first}") from error
     assert program is not None
     model = without_metadata(program.model_proto)

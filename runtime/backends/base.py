@@ -17,6 +17,7 @@ from srtrt.errors import (
     ModelError,
     SrtrtError,
     UsageError,
+    first_line,
 )
 from srtrt.packages import untried
 from srtrt.runtime.layouts import form_layouts, input_size
@@ -241,7 +242,9 @@ class Backend(ABC):
             text = str(error)
             if any(sign in text.lower() for sign in _MEMORY_SIGNS):
                 raise DeviceMemoryError(f"{self.description}: out of memory.") from error
-            raise BackendError(f"{self.description} failed: {_first_line(text)}") from error
+            raise BackendError(
+                f"{self.description} failed: {first_line(error) or 'no message'}"
+            ) from error
 
     def close(self) -> None:
         """Releases the engine; harmless when repeated."""
@@ -269,8 +272,3 @@ class Backend(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else "no message"

@@ -31,6 +31,11 @@ def install_hint(extra: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error that says something; empty if none does."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), "")
+
+
 class SrtrtError(Exception):
     """Base of all errors a user can cause or meet; ``str()`` is one message for people."""
 

@@ -26,7 +26,7 @@ from onnx import (
     helper,
 )
 
-from srtrt.errors import InputError, ModelError
+from srtrt.errors import InputError, ModelError, first_line
 
 MAX_FILE_BYTES = 1 << 29
 """Largest file that is read."""
@@ -46,6 +46,18 @@ _PACKED_BITS: dict[int, int] = {
     TensorProto.INT4: 4,
     TensorProto.FLOAT4E2M1: 4,
 }
+_INVALID = (
+    DecodeError,
+    EncodeError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+)
+"""What ONNX's checker and shape inference raise."""
+_LONGEST_MESSAGE = 300
 _PER_ELEMENT: dict[int, int] = {TensorProto.COMPLEX64: 2, TensorProto.COMPLEX128: 2}
 """Entries of the typed field for one element, where it is not one."""
 
@@ -287,10 +299,9 @@ def _check_formally(model: ModelProto, source: str) -> None:
         inferred = onnx.shape_inference.infer_shapes(
             model, check_type=True, strict_mode=True, data_prop=True
         )
-    except (DecodeError, EncodeError, RecursionError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"{source}: is no valid ONNX graph: {_first_line(error)}") from error
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"{source}: is no valid ONNX graph: {_first_line(error)}") from error
+    except _INVALID as error:
+        first = first_line(error) or type(error).__name__
+        raise ModelError(f"{source}: is no valid ONNX graph: {first[:_LONGEST_MESSAGE]}") from error
     graph = inferred.graph
     known = {value.name: value for value in (*graph.value_info, *graph.output, *graph.input)}
     for value in known.values():
@@ -324,8 +335,3 @@ def _computed_constants(graph: GraphProto) -> list[str]:
 def _is_fixed(value: ValueInfoProto) -> bool:
     kind = value.type.tensor_type
     return kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -12,7 +12,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
-from srtrt.errors import BrokenPackageError, MissingPackageError, PackageError
+from srtrt.errors import BrokenPackageError, MissingPackageError, PackageError, first_line
 
 _OWNERS_OF_CV2 = (
     "opencv-python",
@@ -68,7 +68,7 @@ def reinstall(distribution: str) -> str:
 
 def broken(distribution: str, error: BaseException) -> BrokenPackageError:
     """What to raise when an installed package does not work."""
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    text = first_line(error) or type(error).__name__
     if distribution in _OWNERS_OF_CV2:
         advice = _advice_on_cv2(text)
     else:
