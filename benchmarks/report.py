@@ -7,13 +7,13 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from srtrt.files import write_text
+from srtrt.packages import installed
 from srtrt.processor import this_processor
 
 _PACKAGES = ("srtrt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "av")
@@ -21,19 +21,13 @@ _PACKAGES = ("srtrt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvi
 
 def machine_facts() -> dict[str, Any]:
     """Processor, cores, memory, Python and the versions of the packages that matter."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "processor": str(this_processor()),
         "cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": _gpu(),
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": {name: found for name in _PACKAGES if (found := installed(name))},
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 

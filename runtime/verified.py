@@ -14,7 +14,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from srtrt.errors import (
     ParityError,
 )
 from srtrt.files import cache_folder, file_sha256
+from srtrt.packages import installed
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.engines.gpu import gpu_facts
@@ -170,13 +170,7 @@ def _files(model: Model) -> list[str]:
 
 
 def _versions(backend: Backend) -> dict[str, str]:
-    found = {}
-    for package in backend.packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in backend.packages if (found := installed(name))}
 
 
 def _device(device: str) -> dict[str, Any]:

@@ -17,12 +17,12 @@ import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from srtrt.errors import BackendError, MissingPackageError, UsageError, install_hint
 from srtrt.locks import locked
+from srtrt.packages import installed
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.stored import discard, read_blob, write_blob
 
@@ -96,11 +96,8 @@ class Flavour:
     def cuda(self) -> str:
         """Major version of CUDA that the installed wheel is for, or ``unknown``."""
         for major in range(19, 11, -1):
-            try:
-                version(f"{self.name}-cu{major}")
-            except PackageNotFoundError:
-                continue
-            return str(major)
+            if installed(f"{self.name}-cu{major}"):
+                return str(major)
         return "unknown"
 
     def refusal(self, gpu: GpuFacts) -> str | None:

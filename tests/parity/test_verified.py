@@ -132,7 +132,7 @@ def test_each_of_what_matters_is_verified_apart(
         assert verifies()
         assert not verifies()
     with monkeypatch.context() as patched:
-        patched.setattr(verified, "version", lambda package: "99.0")
+        patched.setattr(verified, "installed", lambda package: "99.0")
         assert verifies()
     assert not verifies()
     shutil.copy(weights_folder() / "video.onnx", copy)
