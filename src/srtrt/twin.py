@@ -8,6 +8,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from srtrt.graph import REDUCED_TYPES, element_types
 
+_REDUCED = frozenset(kind.element for kind in REDUCED_TYPES.values())
+"""ONNX's numbers of float16 and bfloat16."""
+
 
 def float32_twin(model: ModelProto) -> ModelProto:
     """A float32 graph that rounds where a typed graph does.
@@ -24,18 +27,12 @@ def float32_twin(model: ModelProto) -> ModelProto:
         A new model with the same inputs, outputs and metadata.
     """
     types = element_types(model)
-    reduced = {kind.element for kind in REDUCED_TYPES.values()}
-    twin = ModelProto()
-    twin.CopyFrom(model)
-    for tensor in twin.graph.initializer:
-        if tensor.data_type in reduced:
-            values = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    twin = _with_float32_weights(model)
     nodes: list[NodeProto] = []
     for node in twin.graph.node:
         name, element = node.output[0], types[node.output[0]]
         nodes.append(node)
-        if element not in reduced:
+        if element not in _REDUCED:
             continue
         if node.op_type == "Cast":
             node.attribute[0].i = TensorProto.FLOAT
@@ -65,13 +62,7 @@ def in_float32(model: ModelProto) -> ModelProto:
     Returns:
         A new model with the same inputs, outputs and metadata.
     """
-    reduced = {kind.element for kind in REDUCED_TYPES.values()}
-    exact = ModelProto()
-    exact.CopyFrom(model)
-    for tensor in exact.graph.initializer:
-        if tensor.data_type in reduced:
-            values = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    exact = _with_float32_weights(model)
     before: dict[str, str] = {}
     """What was quantised, by the names of its quantised and its dequantised value."""
     nodes: list[NodeProto] = []
@@ -85,10 +76,21 @@ def in_float32(model: ModelProto) -> ModelProto:
             continue
         for k, name in enumerate(node.input):
             copy.input[k] = before.get(name, name)
-        if node.op_type == "Cast" and node.attribute[0].i in reduced:
+        if node.op_type == "Cast" and node.attribute[0].i in _REDUCED:
             copy.attribute[0].i = TensorProto.FLOAT
         nodes.append(copy)
     del exact.graph.node[:]
     exact.graph.node.extend(nodes)
     del exact.graph.value_info[:]
     return exact
+
+
+def _with_float32_weights(model: ModelProto) -> ModelProto:
+    """A copy whose reduced weights hold the same values in float32."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.data_type in _REDUCED:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return copy
