@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from PIL import Image
 from processors import PROCESSORS
 from support import REPOSITORY
 
@@ -93,6 +94,14 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, picture in enumerate(read_pictures()):
         cv2.imwrite(str(folder / f"{index}.png"), picture[..., ::-1])
     return folder
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A file with a small part of a picture that comes with srtrt, 32x24 pixels."""
+    path = tmp_path / "in.png"
+    Image.fromarray(read_pictures()[0][:24, :32]).save(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -43,13 +43,6 @@ def graph(tiny_graphs: dict[str, Path]) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "in.png"
-    Image.fromarray(read_pictures()[0][:24, :32]).save(path)
-    return path
-
-
-@pytest.fixture
 def upscaled(tmp_path: Path, picture: Path) -> Callable[..., Result]:
     """Runs ``srtrt upscale-image`` on the CPU in float32 with the options given as names."""
 

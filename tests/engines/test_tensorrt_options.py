@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
 from tensorrt_standin import StandIn
 
 from srtrt.cli import main
 from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.backends.tensorrt import TensorRtOptions
 from srtrt.runtime.engines.cache import EngineCache
-from srtrt.runtime.parity import read_pictures
 from srtrt.runtime.ring import RingOptions
 
 
@@ -27,13 +25,6 @@ def cache(user_cache: EngineCache) -> EngineCache:
 @pytest.fixture
 def model(tiny_graphs: dict[str, Path]) -> Path:
     return tiny_graphs["rgb8-fp32"]
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "in.png"
-    Image.fromarray(read_pictures()[0][:24, :32]).save(path)
-    return path
 
 
 def run(*arguments: Any) -> Result:
