@@ -10,7 +10,7 @@ import av
 
 from srtrt.runtime.video.codecs import plan_encoder
 from srtrt.runtime.video.planes import Converter, describe_conversion, make_converter
-from srtrt.runtime.video.sink import SCALE, SinkPlan
+from srtrt.runtime.video.sink import SCALE, SinkPlan, enlarged_matrix
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.target import Target, choose_target
 
@@ -58,6 +58,12 @@ class Setup:
         conversion = describe_conversion(facts.pix_fmt)
         notes = [*facts.colour.notes, *([conversion] if conversion else [])]
         notes += [*self.target.notes, *self.target.streams.notes]
+        matrix = facts.display_matrix
+        if matrix and any(matrix[6:8]) and not any(enlarged_matrix(matrix)[6:8]):
+            notes.append(
+                "The display matrix moves the picture by more than an output of this size can "
+                "say; the move is left out, rotation and flips are kept."
+            )
         if shift:
             notes.append(
                 f"All timestamps are {float(shift):.6f} s later than in the source, because "

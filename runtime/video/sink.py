@@ -25,6 +25,7 @@ from srtrt.runtime.video.codecs import (
     ordinary_priority,
     quiet_svt,
 )
+from srtrt.runtime.video.decoding_times import DecodingTimes
 from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
 from srtrt.runtime.video.opening import packet_time
 from srtrt.runtime.video.pyav import METADATA, chapters, fraction, seconds
@@ -32,6 +33,7 @@ from srtrt.runtime.video.source import VideoFacts
 
 SCALE = 4
 _MAX_TIMESCALE = 2**31 - 1
+_MAX_FIXED = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,7 @@ class VideoSink:
             raise
         try:
             self._video = self._add_video(video)
+            self._decoding = DecodingTimes(self._video.codec_context.reorder_depth)
             self._add_copies(source, pictures)
             self._start()
         except BaseException:
@@ -151,6 +154,7 @@ class VideoSink:
         frame.color_primaries, frame.color_trc = tags.primaries, tags.transfer
         self._durations[pts] = duration
         self.times.append(pts * facts.time_base)
+        self._decoding.sent(pts)
         self._encode(frame)
         self._release((pts + duration) * facts.time_base - self.plan.shift)
 
@@ -168,7 +172,8 @@ class VideoSink:
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         with writing(self.plan.final):
-            for packet in self._video.encode(frame):
+            packets = self._video.encode(frame)
+            for packet in self._decoding.timed(packets, drained=frame is None):
                 if packet.pts is not None and not packet.duration:
                     packet.duration = self._durations.get(packet.pts, 0)
                 self._durations.pop(packet.pts or 0, None)
@@ -228,7 +233,7 @@ class VideoSink:
         stream.metadata.update(stream_plans.stream_metadata(source, reencoded=True))
         stream.disposition = source.disposition
         if facts.display_matrix:
-            stream.set_display_matrix(_enlarged(facts.display_matrix))
+            stream.set_display_matrix(enlarged_matrix(facts.display_matrix))
         self._open_encoder(stream)
         return stream
 
@@ -301,6 +306,12 @@ class VideoSink:
         return scale if scale <= _MAX_TIMESCALE else facts.time_base.denominator
 
 
-def _enlarged(matrix: tuple[int, ...]) -> tuple[int, ...]:
-    """A display matrix for a picture of 4x the size: its translation is in pixels."""
-    return (*matrix[:6], SCALE * matrix[6], SCALE * matrix[7], matrix[8])
+def enlarged_matrix(matrix: tuple[int, ...]) -> tuple[int, ...]:
+    """A display matrix for a picture of 4x the size: its translation is in pixels.
+
+    A translation that 16.16 fixed point does not hold is left out; the rest stays.
+    """
+    moved = tuple(SCALE * value for value in matrix[6:8])
+    if any(abs(value) > _MAX_FIXED for value in moved):
+        moved = (0, 0)
+    return (*matrix[:6], *moved, matrix[8])
