@@ -16,10 +16,11 @@ from srtrt.runtime.video.choice import AUTO, asked_for, choose_model
 from srtrt.runtime.video.ffmpeg_errors import reason
 from srtrt.runtime.video.job import VideoJob
 from srtrt.runtime.video.network import Networks, SessionFactory, VideoSession
+from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.plan import VideoWatcher
 from srtrt.runtime.video.rate import bits_per_pixel
 from srtrt.runtime.video.report import VideoReport
-from srtrt.runtime.video.setup import VideoOptions, set_up
+from srtrt.runtime.video.setup import set_up
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.target import check_writable
 
@@ -40,6 +41,7 @@ def upscale_video(
     crf: int | None = None,
     preset: str | None = None,
     audio: Literal["copy", "none"] = "copy",
+    subtitles: Literal["copy", "none"] = "copy",
     max_frames: int | None = None,
     overwrite: bool = False,
     keep_going: bool = False,
@@ -69,6 +71,7 @@ def upscale_video(
         crf: constant quality; smaller is better and larger.
         preset: speed preset of the encoder.
         audio: ``copy`` or ``none``.
+        subtitles: ``copy`` or ``none``; ``none`` leaves the fonts that are attached for them, too.
         max_frames: stop after so many frames.
         overwrite: replace an existing output.
         keep_going: where the source breaks, write the good frames before that place.
@@ -84,14 +87,16 @@ def upscale_video(
     """
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"max_frames is {max_frames}; expected at least 1.")
-    if audio not in ("copy", "none"):
-        raise UsageError(f"audio is {audio!r}; expected 'copy' or 'none'.")
+    for name, value in (("audio", audio), ("subtitles", subtitles)):
+        if value not in ("copy", "none"):
+            raise UsageError(f"{name} is {value!r}; expected 'copy' or 'none'.")
     options = VideoOptions(
         codec=codec,
         encoder=encoder,
         crf=crf,
         preset=preset,
         audio=audio == "copy",
+        subtitles=subtitles == "copy",
         max_frames=max_frames,
         overwrite=overwrite,
         keep_going=keep_going,

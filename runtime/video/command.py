@@ -75,6 +75,13 @@ from srtrt.spec import PRECISIONS
     show_default=True,
     help="Whether audio is copied.",
 )
+@click.option(
+    "--subtitles",
+    type=click.Choice(["copy", "none"]),
+    default="copy",
+    show_default=True,
+    help="Whether subtitles are copied.",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option(

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from srtrt.errors import OutputError
 from srtrt.runtime.video.network import Networks, VideoSession
+from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.pipeline import Pipeline
 from srtrt.runtime.video.plan import Estimate, Progress, VideoPlan, VideoWatcher
 from srtrt.runtime.video.report import VideoReport, stage_reports
-from srtrt.runtime.video.setup import Setup, VideoOptions
+from srtrt.runtime.video.setup import Setup
 from srtrt.runtime.video.sink import SCALE, VideoSink
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.streams import describe

@@ -9,32 +9,11 @@ from pathlib import Path
 import av
 
 from srtrt.runtime.video.codecs import plan_encoder
+from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.planes import Converter, describe_conversion, make_converter
 from srtrt.runtime.video.sink import SCALE, SinkPlan, enlarged_matrix
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.target import Target, choose_target
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoOptions:
-    """How one video is written; the network has its own options."""
-
-    codec: str
-    """``auto``, ``h264``, ``hevc``, ``av1`` or ``ffv1``."""
-    encoder: str
-    """FFmpeg's name of an encoder, or ``auto``."""
-    crf: int | None
-    """Constant quality; None is the codec's default."""
-    preset: str | None
-    """Speed preset; None is the codec's default."""
-    audio: bool
-    """Whether audio is copied."""
-    max_frames: int | None
-    """Stop after so many frames; None is all."""
-    overwrite: bool
-    """Whether an existing output may be replaced."""
-    keep_going: bool
-    """Whether damage ends the video instead of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +65,7 @@ def set_up(source: VideoSource, dst: Path | None, options: VideoOptions) -> Setu
         OutputError: if the output cannot be written.
     """
     facts = source.facts
-    target = choose_target(
-        source, dst, codec=options.codec, audio=options.audio, overwrite=options.overwrite
-    )
+    target = choose_target(source, dst, options)
     encoder = plan_encoder(
         target.container,
         codec=options.codec,

@@ -11,15 +11,48 @@ import av
 from av.container import InputContainer, OutputContainer
 from av.stream import AttachmentStream, Stream
 
+from srtrt.runtime.video.described import Description, describe_streams
 from srtrt.runtime.video.opening import is_attached_picture
-from srtrt.runtime.video.pyav import METADATA, readable
+from srtrt.runtime.video.options import VideoOptions
+from srtrt.runtime.video.pyav import METADATA, printable, readable
 
-STATISTICS = ("BPS", "DURATION", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES", "_STATISTICS_", "ENCODER")
-"""Prefixes of Matroska tags that describe the old bytes, not the film."""
+_STATISTICS = frozenset({"bps", "duration", "number_of_frames", "number_of_bytes"})
+"""Matroska tags that describe the old bytes, not the film; some writers add a language."""
 
-_CONTAINER_ONLY = frozenset(
-    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
-)
+_WRITER = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+"""Keys of a file that describe how it was written."""
+
+_PICTURES = {
+    "mjpeg": ("jpg", "image/jpeg"),
+    "png": ("png", "image/png"),
+    "bmp": ("bmp", "image/bmp"),
+    "gif": ("gif", "image/gif"),
+    "tiff": ("tiff", "image/tiff"),
+    "webp": ("webp", "image/webp"),
+}
+"""Codec of cover art to its extension and media type, as Matroska attaches it."""
+
+_MP4_PICTURES = frozenset({"mjpeg", "png", "bmp"})
+
+_DATA = {
+    "tmcd": "timecode",
+    "gpmd": "GoPro telemetry",
+    "mebx": "timed metadata of Apple",
+    "camm": "camera motion",
+    "rtmd": "real-time metadata of Sony",
+    "djmd": "telemetry of DJI",
+    "dbgi": "debugging data of DJI",
+    "rtp": "hints for streaming",
+    "mp4s": "MPEG-4 systems",
+    "klv": "KLV metadata",
+    "scte_35": "SCTE-35 cues",
+    "timed_id3": "timed ID3 metadata",
+    "smpte_2038": "SMPTE 2038 ancillary data",
+    "smpte_436m_anc": "ancillary data",
+    "dvd_nav_packet": "DVD navigation",
+    "epg": "programme guide",
+}
+"""Codec tag, or FFmpeg's name of the codec, to what a data stream holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,46 +70,70 @@ class StreamPlan:
 
 
 def plan_streams(
-    container: InputContainer, video_index: int, muxer: str, *, audio: bool
+    container: InputContainer, video_index: int, muxer: str, options: VideoOptions
 ) -> StreamPlan:
     """Sorts the streams of a source for an output made by FFmpeg's ``muxer``."""
+    descriptions = describe_streams(container)
     copied: list[Stream] = []
-    ignored: list[int] = []
     refused: list[str] = []
     notes: list[str] = []
     data: list[str] = []
     for stream in container.streams:
         if stream.index == video_index:
             continue
-        picture = stream.type == "video" and is_attached_picture(stream)
-        wanted = stream.type in ("audio", "subtitle", "attachment") or picture
-        if stream.type == "audio" and not audio:
-            wanted = False
-        elif stream.type == "data" and not _is_chapter_track(stream, container):
-            data.append(str(stream.index))
-        if wanted and not accepts(stream, muxer):
-            wanted = False
-            what = f"stream {stream.index} ({describe(stream)})"
-            if picture:
-                notes.append(f"A {muxer} file does not take {what}; it is not carried over.")
+        description = descriptions.get(stream.index) or Description("unknown", "", ())
+        what = f"stream {stream.index} ({describe(stream, description.codec)})"
+        if stream.type not in ("audio", "subtitle", "attachment", "video"):
+            if not _is_kept_otherwise(stream, description, container):
+                data.append(f"{stream.index} ({_content(stream, description)})")
+        elif not _is_wanted(stream, options):
+            if is_font(stream):
+                notes.append(f"S{what[1:]} is left out with the subtitles.")
+        elif stream.type != "attachment" and stream.codec_context is None:
+            sentence = f"{what} cannot be copied, because FFmpeg has no decoder for it"
+            if stream.type == "audio":
+                refused.append(sentence)
             else:
-                refused.append(f"a {muxer} file does not take {what}")
-        if wanted:
+                notes.append(f"S{sentence[1:]}; it is left out.")
+        elif accepts(stream, muxer):
             copied.append(stream)
+        elif is_attached_picture(stream):
+            notes.append(f"A {muxer} file does not take {what}; it is not carried over.")
         else:
-            ignored.append(stream.index)
+            refused.append(f"a {muxer} file does not take {what}")
     if data:
         notes.append(f"Data streams are not carried over: {', '.join(data)}.")
+    kept = {video_index, *(stream.index for stream in copied)}
     return StreamPlan(
-        copied=tuple(copied), ignored=tuple(ignored), refused=tuple(refused), notes=tuple(notes)
+        copied=tuple(copied),
+        ignored=tuple(s.index for s in container.streams if s.index not in kept),
+        refused=tuple(refused),
+        notes=tuple(notes),
     )
+
+
+def _is_wanted(stream: Stream, options: VideoOptions) -> bool:
+    if stream.type == "video":
+        return is_attached_picture(stream)
+    if stream.type == "audio":
+        return options.audio
+    return options.subtitles or not (stream.type == "subtitle" or is_font(stream))
+
+
+def is_font(stream: Stream) -> bool:
+    """Whether a stream is an attached font, which subtitles are drawn with."""
+    if not isinstance(stream, AttachmentStream):
+        return False
+    kind, name = (stream.mimetype or "").lower(), (stream.name or "").lower()
+    return "font" in kind or "opentype" in kind or name.endswith((".ttf", ".otf", ".ttc"))
 
 
 def accepts(stream: Stream, muxer: str) -> bool:
     """Whether FFmpeg's ``muxer`` takes a stream, found by writing a header to memory."""
     if is_attached_picture(stream):
         # Others write a header and then lose the picture without a word.
-        return muxer in ("matroska", "mp4")
+        takes = {"matroska": _PICTURES.keys(), "mp4": _MP4_PICTURES}.get(muxer, frozenset())
+        return name_of(stream) in takes
     if stream.type == "attachment":
         return muxer == "matroska"
     output = av.open(io.BytesIO(), "w", format=muxer, **METADATA)
@@ -105,12 +162,13 @@ def add_copy(output: OutputContainer, stream: Stream, picture: bytes | None = No
     if isinstance(stream, AttachmentStream):
         name, kind = stream.name or "attachment", stream.mimetype or "application/octet-stream"
         copy: Stream = output.add_attachment(readable(name), readable(kind), stream.data)
-        copy.metadata["filename"] = name
+        copy.metadata.update(stream.metadata)
         return copy
     if picture is not None:
-        codec = stream.codec_context.codec.canonical_name
-        suffix, mime = ("png", "image/png") if codec == "png" else ("jpg", "image/jpeg")
-        return output.add_attachment(f"cover.{suffix}", mime, picture)
+        suffix, kind = _PICTURES[name_of(stream)]
+        copy = output.add_attachment(f"cover.{suffix}", kind, picture)
+        copy.metadata.update(stream_metadata(stream))
+        return copy
     copy = output.add_stream_from_template(stream, opaque=True)
     copy.metadata.update(stream_metadata(stream))
     copy.disposition = stream.disposition
@@ -118,34 +176,70 @@ def add_copy(output: OutputContainer, stream: Stream, picture: bytes | None = No
 
 
 def stream_metadata(stream: Stream, *, reencoded: bool = False) -> dict[str, str]:
-    """Metadata of a stream that stays true in the output."""
+    """Metadata of a stream that stays true in the output.
+
+    Left out are Matroska's statistics of the old bytes, the program that wrote them
+    (``vendor_id``), and, for a stream that is encoded again, its old encoder.
+    """
+    left_out = {*_STATISTICS, "vendor_id"} | ({"encoder"} if reencoded else set())
     return {
         key: value
         for key, value in stream.metadata.items()
-        if not key.upper().startswith(STATISTICS) and not (reencoded and key == "vendor_id")
+        if not key.upper().startswith("_STATISTICS_")
+        and not {key.lower(), key.lower().rpartition("-")[0]} & left_out
     }
 
 
 def container_metadata(source: InputContainer) -> dict[str, str]:
     """Metadata of a file that stays true in the output."""
-    return {k: v for k, v in source.metadata.items() if k.lower() not in _CONTAINER_ONLY}
+    return {k: v for k, v in source.metadata.items() if k.lower() not in _WRITER}
 
 
-def describe(stream: Stream) -> str:
-    """Such as ``audio pcm_s16le, eng``."""
-    words = f"{stream.type} {name_of(stream)}"
+def describe(stream: Stream, codec: str = "") -> str:
+    """Such as ``audio pcm_s16le, eng``.
+
+    Args:
+        stream: a stream of the source.
+        codec: FFmpeg's name of its codec, for streams that it has no decoder for.
+    """
+    name = name_of(stream)
+    if stream.type != "attachment" and stream.codec_context is None:
+        name = "unknown codec" if codec in ("", "none", "unknown") else codec
+    words = f"{stream.type} {name}"
     language = stream.language
-    return words if language in (None, "und") else f"{words}, {readable(language)}"
+    return words if language in (None, "und") else f"{words}, {printable(language)}"
 
 
 def name_of(stream: Stream) -> str:
-    """FFmpeg's name of the stream's codec, or ``unknown codec``."""
+    """FFmpeg's name of the stream's codec, an attachment's own name, or ``unknown codec``."""
     context: Any = stream.codec_context
     if context is not None:
         return str(context.codec.canonical_name)
-    return str(getattr(stream, "name", None) or "unknown codec")
+    return printable(str(getattr(stream, "name", None) or "unknown codec"))
 
 
-def _is_chapter_track(stream: Stream, container: InputContainer) -> bool:
-    # QuickTime keeps chapters in a text track; they are copied as chapters.
-    return bool(container.chapters()) and name_of(stream) == "bin_data"
+def _content(stream: Stream, description: Description) -> str:
+    """What a data stream holds, from its tag, its codec, or the name of its handler."""
+    for name in (description.tag.lower(), description.codec):
+        if name in _DATA:
+            return _DATA[name]
+    handler = stream.metadata.get("handler_name", "").strip()
+    names = [n for n in (handler, description.tag) if n.isprintable() and n.isascii() and n]
+    return ", ".join(names) or (
+        "unknown" if description.codec in ("none", "unknown") else description.codec
+    )
+
+
+def _is_kept_otherwise(stream: Stream, description: Description, container: InputContainer) -> bool:
+    """Whether a data stream comes again as chapters or as the timecode of the video.
+
+    QuickTime keeps chapters in a text track. A timecode track has one timecode, which FFmpeg gives
+    to the video stream as metadata and makes a track of again.
+    """
+    if description.tag == "tmcd":
+        return "timecode" in stream.metadata
+    return (
+        bool(container.chapters())
+        and description.codec == "bin_data"
+        and (description.tag in ("text", ""))
+    )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from srtrt.errors import OutputError
 from srtrt.runtime.video.codecs import CODECS, CONTAINERS, Container, container_for
+from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.streams import StreamPlan, plan_streams
 
-FALLBACKS = (".mkv", ".mp4", ".mov")
+EXACT_FIRST = (".mp4", ".mov", ".mkv")
 """Containers tried, in this order, when the source's own kind cannot be written."""
+
+MATROSKA_FIRST = (".mkv", ".mp4", ".mov")
+"""The same for sources that count in milliseconds already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,78 +33,104 @@ class Target:
     """Sentences on why the container is another than the source's."""
 
 
-def choose_target(
-    source: VideoSource, dst: Path | None, *, codec: str, audio: bool, overwrite: bool
-) -> Target:
+def choose_target(source: VideoSource, dst: Path | None, options: VideoOptions) -> Target:
     """Chooses and checks the output.
 
     Args:
         source: the open input.
         dst: the path the user named, or None for ``<stem>_x4<extension>`` beside the input.
-        codec: value of ``--codec``.
-        audio: whether audio is copied.
-        overwrite: whether an existing file may be replaced.
+        options: what the user wants.
 
     Raises:
         OutputError: if the path cannot be written or its container refuses a stream.
     """
     if dst is None:
-        target = _default_target(source, codec=codec, audio=audio)
+        target = _default_target(source, options)
     else:
         _refuse_directory(dst)
         container = container_for(dst)
         target = Target(
-            path=dst, container=container, streams=_streams(source, container, audio), notes=()
+            path=dst, container=container, streams=_streams(source, container, options), notes=()
         )
-    check_writable(source.path, target.path, overwrite=overwrite)
+    check_writable(source.path, target.path, overwrite=options.overwrite)
     if target.streams.refused:
-        raise OutputError(
-            f"{target.path}: {'; '.join(target.streams.refused)}. {_remedy(source, audio)}"
-        )
+        refused = "; ".join(target.streams.refused)
+        raise OutputError(f"{target.path}: {refused}. {_remedy(source, target.container, options)}")
     return target
 
 
-def _streams(source: VideoSource, container: Container, audio: bool) -> StreamPlan:
-    return plan_streams(source.container, source.stream.index, container.format, audio=audio)
+def _streams(source: VideoSource, container: Container, options: VideoOptions) -> StreamPlan:
+    return plan_streams(source.container, source.stream.index, container.format, options)
 
 
-def _default_target(source: VideoSource, *, codec: str, audio: bool) -> Target:
+def _default_target(source: VideoSource, options: VideoOptions) -> Target:
     """The source's own kind of file, else the first that takes the codec and every stream."""
     suffix = source.path.suffix
     own = CONTAINERS.get(suffix.lower())
-    why = ""
     if own is None:
-        why = f"srtrt does not write {suffix or 'such'} files"
-    elif not _takes_codec(own, codec):
-        why = f"a {suffix} file does not take {codec}"
+        reasons = [f"srtrt does not write {suffix or 'such'} files"]
+    elif not _takes_codec(own, options.codec):
+        reasons = [f"a {suffix} file does not take {options.codec}"]
     else:
-        streams = _streams(source, own, audio)
+        streams = _streams(source, own, options)
         if not streams.refused:
             path = source.path.with_name(f"{source.path.stem}_x4{suffix}")
             return Target(path=path, container=own, streams=streams, notes=())
-        why = "; ".join(streams.refused)
-    choices = [CONTAINERS[s] for s in FALLBACKS if _takes_codec(CONTAINERS[s], codec)]
-    plans = [(container, _streams(source, container, audio)) for container in choices]
+        reasons = list(streams.refused)
+    choices = [c for c in _fallbacks(source) if _takes_codec(c, options.codec)]
+    plans = [(container, _streams(source, container, options)) for container in choices]
     best, streams = next((p for p in plans if not p[1].refused), plans[0])
+    for container, plan in plans:
+        if container is best:
+            break
+        reasons += [sentence for sentence in plan.refused if sentence not in reasons]
+    if not (best.is_matroska or _is_matroska(source)):
+        reasons.append(f"{best.suffix} keeps exact times")
     return Target(
         path=source.path.with_name(f"{source.path.stem}_x4{best.suffix}"),
         container=best,
         streams=streams,
-        notes=(f"The output is {best.suffix}, because {why}.",),
+        notes=(f"The output is {best.suffix}, because {_listed(reasons)}.",),
     )
+
+
+def _is_matroska(source: VideoSource) -> bool:
+    return source.container.format.name.startswith("matroska")
+
+
+def _fallbacks(source: VideoSource) -> list[Container]:
+    return [CONTAINERS[s] for s in (MATROSKA_FIRST if _is_matroska(source) else EXACT_FIRST)]
 
 
 def _takes_codec(container: Container, codec: str) -> bool:
     return codec not in CODECS or codec in container.codecs
 
 
-def _remedy(source: VideoSource, audio: bool) -> str:
-    for suffix in FALLBACKS:
-        if not _streams(source, CONTAINERS[suffix], audio).refused:
-            return f"To keep every stream, give an output name that ends in {suffix}."
-    if audio and not _streams(source, CONTAINERS[".mkv"], False).refused:
-        return "No container takes every stream; leave the audio out with --audio none."
-    return "No container that srtrt writes takes every stream; remove the stream first."
+def _listed(parts: list[str]) -> str:
+    return " and ".join([*([", ".join(parts[:-1])] if parts[:-1] else []), parts[-1]])
+
+
+def _remedy(source: VideoSource, container: Container, options: VideoOptions) -> str:
+    """What the user can do about the streams that ``container`` refuses."""
+    homes = [c for c in _fallbacks(source) if _takes_codec(c, options.codec)]
+    home = next((c for c in homes if not _streams(source, c, options).refused), None)
+    leave = ""
+    for audio, subtitles in ((True, False), (False, True), (False, False)):
+        less = replace(
+            options, audio=audio and options.audio, subtitles=subtitles and options.subtitles
+        )
+        if not _streams(source, container, less).refused:
+            left = [
+                kind for kind, copied in (("audio", audio), ("subtitles", subtitles)) if not copied
+            ]
+            flags = " ".join(f"--{kind} none" for kind in left)
+            leave = f"leave the {' and the '.join(left)} out with {flags}"
+            break
+    if home is None:
+        way_out = leave or "remove the stream first"
+        return f"No container that srtrt writes takes every stream; {way_out}."
+    keep = f"To keep every stream, give an output name that ends in {home.suffix}"
+    return f"{keep}; or {leave}." if leave else f"{keep}."
 
 
 def check_writable(source: Path, path: Path, *, overwrite: bool) -> None:

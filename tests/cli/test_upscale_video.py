@@ -290,8 +290,11 @@ def test_container_is_changed_and_said_where_it_must_be(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.avi", codec="mpeg4", pts=range(6), time_base=Fraction(1, 25))
     done = upscale(clip)
     assert done.exit_code == 0, done.output
-    assert "The output is .mkv, because srtrt does not write .avi files" in done.stderr
-    assert len(read_facts(tmp_path / "in_x4.mkv").times) == 6
+    assert (
+        "The output is .mp4, because srtrt does not write .avi files and .mp4 keeps exact times."
+        in done.stderr
+    )
+    assert len(read_facts(tmp_path / "in_x4.mp4").times) == 6
 
 
 def test_json_report(tmp_path: Path) -> None:

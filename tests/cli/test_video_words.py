@@ -86,7 +86,7 @@ CASES = {
     "ten bits": "The source is yuv420p10le; it is rounded to 8 bits",
     "untagged": "BT.601 (525 lines) is assumed",
     "cover": "A mov file does not take stream 1",
-    "avi": "The output is .mkv, because srtrt does not write .avi files",
+    "avi": "The output is .mp4, because srtrt does not write .avi files",
 }
 
 

@@ -9,6 +9,7 @@ from video_clips import make_clip
 
 from srtrt.errors import OutputError, UsageError
 from srtrt.runtime.video.codecs import CODECS, CONTAINERS, EncoderPlan, plan_encoder
+from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.target import choose_target
 
@@ -75,22 +76,31 @@ def test_every_container_names_known_codecs() -> None:
         ("a.mkv", "auto", "pcm_s16le", "a_x4.mkv"),
         ("a.mov", "auto", "pcm_s16le", "a_x4.mov"),
         ("a.mp4", "ffv1", None, "a_x4.mkv"),
-        ("a.ts", "auto", "aac", "a_x4.mkv"),
+        ("a.ts", "auto", "aac", "a_x4.mp4"),
+        ("a.avi", "auto", "pcm_s16le", "a_x4.mp4"),
+        ("a.flv", "auto", "aac", "a_x4.mp4"),
+        ("a.3gp", "auto", "aac", "a_x4.mp4"),
+        ("a.nut", "auto", "pcm_mulaw", "a_x4.mov"),
+        ("a.avi", "ffv1", None, "a_x4.mkv"),
+        ("a.webm", "h264", None, "a_x4.mkv"),
     ],
 )
 def test_default_output(
     tmp_path: Path, name: str, codec: str, audio: str | None, expected: str
 ) -> None:
-    with VideoSource(make_clip(tmp_path / name, audio=audio)) as source:
-        target = choose_target(source, None, codec=codec, audio=True, overwrite=False)
+    encoder = "libvpx" if name == "a.webm" else "libx264"
+    with VideoSource(make_clip(tmp_path / name, audio=audio, codec=encoder)) as source:
+        target = choose_target(source, None, VideoOptions(codec=codec))
     assert target.path == tmp_path / expected
     assert bool(target.notes) == (Path(expected).suffix != Path(name).suffix)
+    exact = name == "a.nut" or (Path(expected).suffix == ".mp4" and Path(name).suffix != ".mp4")
+    assert any("keeps exact times" in note for note in target.notes) == exact
 
 
 def test_stream_that_the_named_container_refuses(tmp_path: Path) -> None:
     with VideoSource(make_clip(tmp_path / "a.mkv", subtitles=True)) as source:
         with pytest.raises(OutputError) as caught:
-            choose_target(source, tmp_path / "b.mp4", codec="auto", audio=True, overwrite=False)
+            choose_target(source, tmp_path / "b.mp4", VideoOptions())
         message = str(caught.value)
         assert "a mp4 file does not take stream 1 (subtitle subrip, fra)" in message
         assert "ends in .mkv" in message
