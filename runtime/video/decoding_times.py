@@ -69,10 +69,9 @@ class DecodingTimes:
     def _time(self, number: int, packet: Packet[Any]) -> int:
         assert self._delay is not None
         shown, delay = self._shown, self._delay
+        dts = shown[max(0, number - delay)]
         if number < delay:
-            dts = shown[number] - (shown[delay] - shown[0])
-        else:
-            dts = shown[number - delay]
+            dts -= shown[delay] - shown[number]
         if packet.pts is None or dts > packet.pts:
             raise OutputError(
                 f"The encoder reorders frames by more than {delay}, which it did not say; nothing "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
@@ -17,6 +18,9 @@ from av.video.stream import VideoStream
 
 from srtrt.errors import InputError
 from srtrt.runtime.video import pyav, sniff
+from srtrt.runtime.video.described import describe_streams
+from srtrt.runtime.video.ffmpeg_errors import captured_log
+from srtrt.runtime.video.unopenable import no_decoder, unopenable
 
 FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,dv,mxf,yuv4mpegpipe,ivf,h264,hevc,av1,"
@@ -38,12 +42,18 @@ def open_container(path: Path) -> InputContainer:
     pyav.require()
     sniff.check_plain_file(path)
     sniff.check_not_a_script(path)
-    try:
-        # The absolute path behind "file:" keeps names like "http:x.mp4" and "-x.mp4" files.
-        name = f"file:{path.absolute()}"
-        opened: InputContainer = av.open(name, "r", container_options=OPEN_OPTIONS, **pyav.METADATA)
-    except (av.FFmpegError, ValueError) as error:
-        raise InputError(sniff.unopenable(path)) from error
+    with captured_log() as messages:
+        try:
+            return _open(path)
+        except (av.FFmpegError, ValueError) as error:
+            failure = error
+    raise InputError(unopenable(path, messages)) from failure
+
+
+def _open(path: Path) -> InputContainer:
+    # The absolute path behind "file:" keeps names like "http:x.mp4" and "-x.mp4" files.
+    name = f"file:{path.absolute()}"
+    opened: InputContainer = av.open(name, "r", container_options=OPEN_OPTIONS, **pyav.METADATA)
     return opened
 
 
@@ -58,20 +68,32 @@ def choose_video(container: InputContainer, path: Path) -> tuple[VideoStream, st
         The stream, and a sentence on further video streams if there are any.
 
     Raises:
-        InputError: if there is no video stream.
+        InputError: if there is no video stream that can be decoded.
     """
     streams = container.streams.video
-    films = [s for s in streams if not is_attached_picture(s) and s.codec_context is not None]
+    films = [s for s in streams if not is_attached_picture(s)]
     if not films:
         what = "only cover art" if streams else "no video stream"
         raise InputError(f"{path} holds {what}; expected a video.")
-    chosen = next((s for s in films if s.disposition & Disposition.default), films[0])
+    known = [s for s in films if s.codec_context is not None]
+    if not known:
+        raise InputError(_undecodable(path, films[0].index))
+    chosen = next((s for s in known if s.disposition & Disposition.default), known[0])
     others = [str(s.index) for s in films if s is not chosen]
     if not others:
         return chosen, None
     return chosen, (
         f"Video stream {chosen.index} is upscaled; the other video streams "
         f"({', '.join(others)}) are not carried over."
+    )
+
+
+def _undecodable(path: Path, index: int) -> str:
+    with captured_log(av.logging.INFO) as messages, _open(path) as container:
+        description = describe_streams(container)[index]
+    return (
+        f"{path}: its video (stream {index}) has a codec that this FFmpeg has no decoder for: "
+        f"{no_decoder(description, messages)}."
     )
 
 

@@ -38,6 +38,18 @@ if _MAJOR < 19:
     SideData._missing_ = classmethod(_unknown_side_data)  # type: ignore[method-assign,assignment]
 
 
+_VIEW_ID = 29
+"""FFmpeg's number of the side data that only frames of a video with several views carry."""
+
+
+def has_views(frame: av.VideoFrame) -> bool:
+    """Whether the frame is one view of several, such as of a spatial video (MV-HEVC)."""
+    try:
+        return frame.side_data.get(SideData(_VIEW_ID)) is not None  # type: ignore[call-overload]
+    except ValueError:  # an FFmpeg that does not number it so
+        return False
+
+
 def fraction(value: Any) -> Fraction | None:
     """A time base, rate or ratio as PyAV gives it; None if it is unknown (None, 0 or x/0)."""
     return Fraction(value.numerator, value.denominator) if value else None

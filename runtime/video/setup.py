@@ -8,11 +8,13 @@ from pathlib import Path
 
 import av
 
+from srtrt.errors import InputError
 from srtrt.runtime.video.codecs import plan_encoder
 from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.planes import Converter, describe_conversion, make_converter
 from srtrt.runtime.video.sink import SCALE, SinkPlan, enlarged_matrix
 from srtrt.runtime.video.source import VideoSource
+from srtrt.runtime.video.streams import describe
 from srtrt.runtime.video.target import Target, choose_target
 
 
@@ -61,11 +63,13 @@ def set_up(source: VideoSource, dst: Path | None, options: VideoOptions) -> Setu
 
     Raises:
         UsageError: if options contradict each other.
+        InputError: if a stream that should be copied is encrypted.
         TruncatedInputError: if the file is known to lack its end.
         OutputError: if the output cannot be written.
     """
     facts = source.facts
     target = choose_target(source, dst, options)
+    _refuse_encrypted_copies(source, target)
     encoder = plan_encoder(
         target.container,
         codec=options.codec,
@@ -75,7 +79,7 @@ def set_up(source: VideoSource, dst: Path | None, options: VideoOptions) -> Setu
         width=SCALE * facts.width,
         height=SCALE * facts.height,
     )
-    if source.missing_bytes and not options.keep_going and options.max_frames is None:
+    if source.breaks and not options.keep_going and options.max_frames is None:
         _fail_at_the_damage(source)
     source.ignore(target.streams.ignored)
     sink = SinkPlan(
@@ -98,8 +102,21 @@ def set_up(source: VideoSource, dst: Path | None, options: VideoOptions) -> Setu
 
 def _fail_at_the_damage(source: VideoSource) -> None:
     """Decodes without computing, so that hours are not spent before the end is found missing."""
-    for _ in source.steps():
-        pass
+    with VideoSource(source.path) as ahead:
+        for _ in ahead.steps():
+            pass
+
+
+def _refuse_encrypted_copies(source: VideoSource, target: Target) -> None:
+    for stream in target.streams.copied:
+        scheme = source.encrypted.get(stream.index)
+        if scheme is not None:
+            option = "--audio" if stream.type == "audio" else "--subtitles"
+            raise InputError(
+                f"{source.path}: stream {stream.index} ({describe(stream)}) is encrypted (DRM, "
+                f"scheme {scheme}), and a copy of it could not be played. Leave it out with "
+                f"{option} none."
+            )
 
 
 def _shift(source: VideoSource, target: Target) -> Fraction:

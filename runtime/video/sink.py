@@ -26,10 +26,10 @@ from srtrt.runtime.video.codecs import (
     quiet_svt,
 )
 from srtrt.runtime.video.decoding_times import DecodingTimes
+from srtrt.runtime.video.facts import VideoFacts
 from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
 from srtrt.runtime.video.opening import packet_time
 from srtrt.runtime.video.pyav import METADATA, chapters, fraction, seconds
-from srtrt.runtime.video.source import VideoFacts
 
 SCALE = 4
 _MAX_TIMESCALE = 2**31 - 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from srtrt.errors import InputError
+from srtrt.runtime.video.boxes import EBML, boxes, is_iso, segment
 
 PICTURE_MAGIC: dict[bytes, str] = {
     b"\x89PNG": "PNG",
@@ -17,8 +17,19 @@ PICTURE_MAGIC: dict[bytes, str] = {
 }
 """First bytes of still pictures; WebP and AVIF are recognised further on."""
 
-_EBML = b"\x1aE\xdf\xa3"
-_SEGMENT = b"\x18S\x80g"
+_OTHER_MAGIC: dict[bytes, str] = {
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "an archive or office document (zip)",
+    b"Rar!": "an archive (RAR)",
+    b"7z\xbc\xaf\x27\x1c": "an archive (7z)",
+    b"\x1f\x8b": "a compressed file (gzip)",
+    b"ID3": "a sound file (MP3)",
+    b"fLaC": "a sound file (FLAC)",
+    b"\x7fELF": "a program",
+    b"MZ": "a program",
+    b"d8:announce": "a torrent, which only says where the video can be found",
+}
+"""First bytes of what is found under the names of videos."""
 
 
 def check_plain_file(path: Path) -> None:
@@ -80,23 +91,21 @@ def picture_kind(head: bytes) -> str | None:
     return None
 
 
-def unopenable(path: Path) -> str:
-    """One sentence on why FFmpeg found no video in the file."""
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if head[4:8] == b"ftyp":
-        return (
-            f"{path} is an MP4 or QuickTime file without its index (moov); "
-            "it is truncated or its recording was never finished."
-        )
-    if head.startswith((_EBML, b"FLV")) or head[:4] == b"RIFF":
-        return f"{path} starts like a video but holds none that can be read; it is truncated."
-    if _is_text(head):
-        return f"{path} is a text file; expected a video file."
-    return (
-        f"{path} is not a video in a container that srtrt opens "
-        "(mp4, mov, mkv, webm, avi, mpeg, ts, flv, ogg, wmv, mxf, ...)."
-    )
+def other_kind(head: bytes) -> str | None:
+    """What a file is that starts with ``head`` and is no video; None if that is not known."""
+    for magic, name in _OTHER_MAGIC.items():
+        if head.startswith(magic):
+            return name
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page (HTML), as a failed download leaves"
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return "a sound file (WAV)"
+    if head[257:262] == b"ustar":
+        return "an archive (tar)"
+    if not head.strip(b"\x00"):
+        return f"not filled: its first {len(head):,} bytes are zero, as in an unfinished download"
+    return "a text file" if _is_text(head) else None
 
 
 def missing_bytes(path: Path) -> int:
@@ -108,54 +117,18 @@ def missing_bytes(path: Path) -> int:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(16)
-        if head[:4] == _EBML:
-            end = _ebml_end(file)
+        if head.startswith(EBML):
+            whole = segment(file, size)
+            end = 0 if whole is None else whole.end or 0
         elif head[:4] == b"RIFF":
             end = int.from_bytes(head[4:8], "little") + 8
             end = 0 if end >= 2**32 else end
-        elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
-            end = _boxes_end(file, size)
+        elif is_iso(head):
+            cut = (box for box in boxes(file, 0, size) if box.end is not None and box.end > size)
+            end = next((box.end or 0 for box in cut if box.kind in ("mdat", "moov", "moof")), 0)
         else:
             end = 0
     return max(0, end - size)
-
-
-def _boxes_end(file: BinaryIO, size: int) -> int:
-    position = 0
-    while position + 8 <= size:
-        file.seek(position)
-        header = file.read(16)
-        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if length == 1 and len(header) == 16:
-            length = int.from_bytes(header[8:], "big")
-        if length < 8:
-            return 0
-        if position + length > size and kind in (b"mdat", b"moov", b"moof"):
-            return position + length
-        position += length
-    return 0
-
-
-def _ebml_end(file: BinaryIO) -> int:
-    file.seek(4)
-    length = _ebml_size(file)
-    if length is None:
-        return 0
-    file.seek(length, 1)
-    if file.read(4) != _SEGMENT:
-        return 0
-    length = _ebml_size(file)
-    return 0 if length is None else file.tell() + length
-
-
-def _ebml_size(file: BinaryIO) -> int | None:
-    """Reads one EBML size; None when it is the reserved value for 'unknown'."""
-    first = file.read(1)
-    if not first or first == b"\x00":
-        return None
-    width = 9 - first[0].bit_length()
-    value = int.from_bytes(first + file.read(width - 1), "big") & ((1 << 7 * width) - 1)
-    return None if value == (1 << 7 * width) - 1 else value
 
 
 def _is_text(head: bytes) -> bool:

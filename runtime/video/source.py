@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from av.stream import Discard
 
 from srtrt.errors import InputError, TruncatedInputError
 from srtrt.runtime.video import pyav, sniff
-from srtrt.runtime.video.colour_tags import ColourTags, StreamColour, resolve_colour
+from srtrt.runtime.video.colour_tags import ColourTags, resolve_colour
+from srtrt.runtime.video.facts import Step, VideoFacts
+from srtrt.runtime.video.frame_times import FrameTimes, shown_by_decoding, ticks_per_frame
 from srtrt.runtime.video.opening import (
     OPEN_OPTIONS,
     choose_video,
@@ -25,52 +26,13 @@ from srtrt.runtime.video.opening import (
     packet_time,
     plausible_rate,
 )
+from srtrt.runtime.video.protection import encrypted_streams, is_encrypted
 from srtrt.runtime.video.siting import read_siting
+from srtrt.runtime.video.unchanged import WatchedFile
+from srtrt.runtime.video.unopenable import encrypted
 
 _BATCH = 256
 _INTERLEAVE_SECONDS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoFacts:
-    """What is known of the video stream after its first frame."""
-
-    codec: str
-    """FFmpeg's name of the codec."""
-    width: int
-    """Pixels across."""
-    height: int
-    """Pixels down."""
-    pix_fmt: str
-    """FFmpeg's name of the pixel format of decoded frames."""
-    time_base: Fraction
-    """Seconds per tick of every timestamp."""
-    rate: Fraction
-    """Average frames per second."""
-    sample_aspect_ratio: Fraction | None
-    """Width of a pixel divided by its height; None if not said."""
-    display_matrix: tuple[int, ...] | None
-    """Nine 16.16 fixed-point numbers of the container's display matrix."""
-    colour: StreamColour
-    """Matrix, range, siting and tags."""
-    first_pts: int
-    """Timestamp of the first frame, in ticks."""
-    frames: int | None
-    """Number of frames by the header; None if not said."""
-
-
-@dataclass
-class Step:
-    """One frame, or none, and the packets to be copied that came before it in the file."""
-
-    frame: av.VideoFrame | None
-    """The decoded frame; None for a step that only brings packets."""
-    pts: int = 0
-    """When it is shown, in ticks of the stream's time base."""
-    duration: int = 0
-    """How long, in the same ticks."""
-    packets: list[Packet[Any]] = field(default_factory=list)
-    """Packets of other streams, in the order of the file."""
 
 
 class VideoSource:
@@ -92,23 +54,32 @@ class VideoSource:
         self.path = path
         self.notes: list[str] = [note] if (note := pyav.require()) else []
         self.damage: str | None = None
+        self.encrypted: dict[int, str] = {}
         self.good_frames = 0
         self.end: Fraction | None = None
         self.ended_early = False
         self._keep_going = keep_going
         self._missing_bytes = 0
-        self._last: tuple[int, int] | None = None
-        self._once: set[str] = set()
+        self._scheme: str | None = None
+        self._unreadable = "there is none"
         self._ignored: set[int] = set()
         self._demuxed = 0
-        self.container = open_container(path)
+        sniff.check_plain_file(path)
+        self._watched = WatchedFile(path)
+        try:
+            self.container = open_container(path)
+        except BaseException:
+            self._watched.close()
+            raise
         try:
             self._missing_bytes = sniff.missing_bytes(path)
+            self.encrypted = encrypted_streams(path, self.container)
             self.stream, note = choose_video(self.container, path)
+            self._scheme = self.encrypted.get(self.stream.index)
             self.notes += [note] if note else []
             self._decoded = self._decode()
             self._buffered = self._first_steps()
-            self.facts = self._read_facts()
+            self.facts, self._times = self._read_facts()
         except BaseException:
             self.close()
             raise
@@ -122,11 +93,12 @@ class VideoSource:
     def close(self) -> None:
         """Closes the file."""
         self.container.close()
+        self._watched.close()
 
     @property
-    def missing_bytes(self) -> int:
-        """How many bytes the file lacks by its own headers."""
-        return self._missing_bytes
+    def breaks(self) -> bool:
+        """Whether its headers say that not all of it can be decoded."""
+        return bool(self._missing_bytes) or self._scheme is not None
 
     def ignore(self, indices: Collection[int]) -> None:
         """Skips the packets of these streams from now on."""
@@ -173,6 +145,8 @@ class VideoSource:
         frames = 0
         for step in self._all_steps():
             if step.frame is not None:
+                if self._changed(frames, max_frames):
+                    break
                 frames += 1
                 yield self._timed(step, frames - 1)
                 if frames == max_frames:
@@ -180,11 +154,20 @@ class VideoSource:
             else:
                 yield step
         self.good_frames = frames
-        if self._last is not None:
-            self.end = sum(self._last) * self.facts.time_base
+        if frames:
+            self.end = self._times.end * self.facts.time_base
         self.ended_early = frames == max_frames or self.damage is not None
         if self.ended_early:
             yield from self._copied_until_end()
+        if self.damage is None:
+            self._changed(frames, max_frames)
+
+    def _changed(self, frames: int, max_frames: int | None) -> bool:
+        """Whether the file is another than it was; what is appended after a part is not read."""
+        change = self._watched.change(may_grow=max_frames is not None)
+        if change is not None:
+            self._broken(frames, change)
+        return change is not None
 
     def _all_steps(self) -> Iterator[Step]:
         yield from self._buffered
@@ -196,9 +179,11 @@ class VideoSource:
             steps.append(step)
             if step.frame is not None:
                 return steps
-        raise InputError(f"{self.path}: no frame of its video can be decoded.")
+        if self._scheme is not None:
+            raise InputError(encrypted(self.path, "its video", self._scheme))
+        raise InputError(f"{self.path}: no frame of its video can be decoded ({self._unreadable}).")
 
-    def _read_facts(self) -> VideoFacts:
+    def _read_facts(self) -> tuple[VideoFacts, FrameTimes]:
         frame = self._buffered[-1].frame
         assert frame is not None
         stream, context = self.stream, self.stream.codec_context
@@ -221,7 +206,13 @@ class VideoSource:
             siting=read_siting(self.path, stream.index, codec, OPEN_OPTIONS),
         )
         self._note_frame(frame)
-        return VideoFacts(
+        times = FrameTimes(
+            ticks_per_frame(rate, time_base),
+            by_decoding=self.container.format.name == "avi"
+            and shown_by_decoding(self.path, stream.index),
+            note=self._note_once,
+        )
+        facts = VideoFacts(
             codec=codec,
             width=frame.width,
             height=frame.height,
@@ -231,9 +222,10 @@ class VideoSource:
             sample_aspect_ratio=pyav.fraction(stream.sample_aspect_ratio),
             display_matrix=display_matrix(frame),
             colour=colour,
-            first_pts=frame.pts or 0,
+            first_pts=times.first(frame),
             frames=stream.frames or None,
         )
+        return facts, times
 
     def _note_frame(self, frame: av.VideoFrame) -> None:
         if frame.interlaced_frame:
@@ -244,6 +236,11 @@ class VideoSource:
         hdr = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS")
         if any(frame.side_data.get(name) is not None for name in hdr):
             self.notes.append("HDR mastering metadata of the frames is not carried over.")
+        if pyav.has_views(frame):
+            self.notes.append(
+                "The video has a view for each eye (MV-HEVC); the one that ordinary players show "
+                "is upscaled, the other is not carried over."
+            )
 
     def _decode(self) -> Generator[Step, None, None]:
         """Frames and copied packets as they come; handles damage, not timestamps."""
@@ -286,6 +283,8 @@ class VideoSource:
     def _decode_packet(
         self, packet: Packet[Any], count: int
     ) -> tuple[list[av.VideoFrame], str | None]:
+        if is_encrypted(packet, self._scheme):
+            return self._held_back(), "it is encrypted"
         decoded, problem = [], None
         if packet.is_corrupt and packet.size:
             problem = "a packet is cut off or damaged"
@@ -295,6 +294,7 @@ class VideoSource:
             except av.FFmpegError as error:
                 problem = f"the decoder met damaged data ({error.strerror})"
         if problem and count == 0:
+            self._unreadable = problem
             # Recordings that start between key frames begin with packets nobody can decode.
             self._note_once("Packets before the first decodable frame were skipped.")
             return [], None
@@ -305,6 +305,13 @@ class VideoSource:
                 return decoded[:number], "the decoder could only conceal damaged data"
         return decoded, None
 
+    def _held_back(self) -> list[av.VideoFrame]:
+        """Frames that the decoder still has, because others are shown before them."""
+        try:
+            return self.stream.decode(None)
+        except av.FFmpegError:
+            return []
+
     def _check_complete(self, count: int) -> None:
         expected = 0
         if self.container.format.name.startswith("mov"):
@@ -314,16 +321,26 @@ class VideoSource:
                 count, f"the header announces {expected} packets and {self._demuxed} are there"
             )
         elif self._missing_bytes:
-            self._broken(count, f"the file lacks {self._missing_bytes} bytes at its end")
+            self._broken(count, f"the file lacks {self._missing_bytes:,} bytes at its end")
 
     def _broken(self, good: int, what: str) -> None:
+        """Ends the video after ``good`` frames; ``what`` is the end of a sentence."""
         self.good_frames = good
-        self.damage = f"It breaks after {good} good frames: {what}."
-        if not self._keep_going:
-            hint = f" Use --keep-going to write the {good} frames before the damage."
-            raise TruncatedInputError(
-                f"{self.path} is damaged. {self.damage}{hint if good else ''}", good_frames=good
-            )
+        change = self._watched.change()
+        if change is not None:
+            problem = f"{self.path}: {change}; run again when it is complete"
+            self.damage = f"After {good} frames, {change}."
+        elif self._scheme is not None:
+            self.damage = f"It is encrypted (DRM, scheme {self._scheme}) after {good} clear frames."
+            problem = encrypted(self.path, "its video", self._scheme, f" after {good} clear frames")
+        else:
+            self.damage = f"It breaks after {good} good frames: {what}."
+            problem = f"{self.path} is damaged. {self.damage}"
+        if good == 0 and change is None:
+            self._unreadable = what
+        elif not self._keep_going or good == 0:
+            hint = f". Use --keep-going to write the {good} frames before that." if good else "."
+            raise TruncatedInputError(f"{problem.rstrip('.')}{hint}", good_frames=good)
 
     def _timed(self, step: Step, index: int) -> Step:
         """Gives a frame its timestamp and duration in ticks, strictly increasing."""
@@ -337,19 +354,7 @@ class VideoSource:
                 f"as {facts.width}x{facts.height} {facts.pix_fmt}; such videos cannot be upscaled "
                 "in one piece."
             )
-        usual = max(1, round(1 / (facts.rate * facts.time_base)))
-        pts = frame.pts
-        if pts is None:
-            pts = 0 if self._last is None else sum(self._last)
-            self._note_once("Some frames have no timestamp; theirs follow from the frame rate.")
-        if self._last is not None and pts <= self._last[0]:
-            pts = self._last[0] + 1
-            self._note_once(
-                "Some timestamps of the source do not increase; they were moved by the least "
-                "that makes them do so."
-            )
-        self._last = (pts, frame.duration or usual)
-        step.pts, step.duration = self._last
+        step.pts, step.duration = self._times.next(frame)
         return step
 
     def _copied_until_end(self) -> Iterator[Step]:
@@ -383,6 +388,5 @@ class VideoSource:
             return
 
     def _note_once(self, note: str) -> None:
-        if note not in self._once:
-            self._once.add(note)
+        if note not in self.notes:
             self.notes.append(note)

@@ -107,6 +107,18 @@ def test_pictures_with_exif_in_a_video(tmp_path: Path) -> None:
     assert len(kinds) >= 3
 
 
+def test_spatial_video(tmp_path: Path) -> None:
+    """Its frames carry a kind of side data that older PyAVs do not know."""
+    clip = Path(__file__).parents[3] / "shared/data/video/water_180_mvhevc_5frames.mov"
+    if not clip.exists():
+        pytest.skip(f"{clip} is not on this machine")
+    options = ("--max-frames", "2", "--preset", "ultrafast", "-o", tmp_path / "out.mp4")
+    done = upscale(clip, *options)
+    assert done.exit_code == 0, done.output
+    assert "the other is not carried over" in done.stderr
+    assert len(read_facts(tmp_path / "out.mp4").times) == 2
+
+
 def test_rational_numbers_of_every_pyav_become_exact_fractions() -> None:
     def rational(numerator: int, denominator: int, known: bool) -> Any:
         return type(

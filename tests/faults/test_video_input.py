@@ -60,8 +60,12 @@ def picture_file(path: Path) -> Path:
         ("dash.mp4", b'<?xml version="1.0"?><MPD></MPD>', "is a playlist"),
         ("script.mkv", b"ffconcat version 1.0\nfile /etc/passwd\n", "is a concat script"),
         ("noise.mp4", bytes(range(256)) * 20, "is not a video in a container"),
-        ("bare.mp4", b"\x00\x00\x00\x14ftypisom\x00\x00\x02\x00isom", "without its index (moov)"),
-        ("bare.flv", b"FLV\x01\x00\x00\x00\x00\x09\x00\x00\x00\x00", "holds none that can be read"),
+        ("bare.mp4", b"\x00\x00\x00\x14ftypisom\x00\x00\x02\x00isom", "without any media"),
+        (
+            "bare.flv",
+            b"FLV\x01\x00\x00\x00\x00\x09\x00\x00\x00\x00",
+            "a Flash video without any frame",
+        ),
     ],
 )
 def test_not_a_video(tmp_path: Path, name: str, content: bytes, words: str) -> None:
