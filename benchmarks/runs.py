@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from srtrt.errors import InputError, MissingPackageError
+from srtrt.files import read_plain
+from srtrt.plain_data import DataError, read_json
 
 METHODS = {
     "pixelshuffle": "Pixel Shuffler",
@@ -26,6 +27,7 @@ REPORTED = {
 }
 """The report's own PSNR in dB after :data:`REPORTED_EPOCH` epochs, by method and data."""
 
+_MAX_BYTES = 1 << 30
 _NEAR = 0.5
 """A validation this many epochs away from the one asked for still answers for it."""
 
@@ -84,26 +86,22 @@ def runs_report(folders: Sequence[Path], epochs: Sequence[float] = ()) -> dict[s
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file; a training run holds config.yaml, manifest.json and log.jsonl."
-        )
+    expected = "it there, as a training run holds config.yaml, manifest.json and log.jsonl"
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_plain(path, expected, most=_MAX_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read ({error}).") from error
 
 
 def _method(path: Path) -> str:
-    text = _text(path)
     try:
-        yaml: Any = importlib.import_module("yaml")
+        yaml_data: Any = importlib.import_module("srtrt.train.yaml_data")
     except ModuleNotFoundError as error:
         raise MissingPackageError("PyYAML", "train", "the table of training runs") from error
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not readable YAML ({str(error).splitlines()[0]}).") from error
+        config = yaml_data.read_yaml(_text(path))
+    except DataError as error:
+        raise InputError(f"{path}: not readable YAML: {error}.") from error
     generator = config.get("generator") if isinstance(config, dict) else None
     upsampler = generator.get("upsampler") if isinstance(generator, dict) else None
     if upsampler not in METHODS:
@@ -114,11 +112,10 @@ def _method(path: Path) -> str:
 
 
 def _dataset(path: Path) -> str:
-    text = _text(path)
     try:
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path}: not readable JSON ({error}).") from error
+        manifest = read_json(_text(path))
+    except DataError as error:
+        raise InputError(f"{path}: not readable JSON: {error}.") from error
     name = manifest.get("dataset") if isinstance(manifest, dict) else None
     if not isinstance(name, str) or not name:
         raise InputError(f"{path}: 'dataset' is {name!r}; expected the name of the training data.")
@@ -137,11 +134,11 @@ def _validated(path: Path) -> list[tuple[float, float]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except ValueError as error:
+            entry = read_json(line)
+        except DataError as error:
             if number == len(lines):
                 break
-            raise InputError(f"{path}, line {number}: not readable JSON ({error}).") from error
+            raise InputError(f"{path}, line {number}: not readable JSON: {error}.") from error
         if not isinstance(entry, dict):
             raise InputError(f"{path}, line {number}: expected a JSON object, such as {{}}.")
         if "psnr" in entry:

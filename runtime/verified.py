@@ -29,7 +29,7 @@ from srtrt.packages import installed
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.engines.gpu import gpu_facts
-from srtrt.runtime.engines.stored import UnusableError, make_folder, read_own, write_own
+from srtrt.runtime.engines.stored import UnusableError, make_folder, read_record, write_record
 from srtrt.runtime.models import Model
 from srtrt.runtime.output_check import open_exact
 from srtrt.runtime.parity import Parity, measure_on_originals, read_originals, shortfall
@@ -199,11 +199,11 @@ def _place(subject: Mapping[str, Any]) -> Path | None:
 def _recall(path: Path, subject: Mapping[str, Any]) -> tuple[Parity, str] | None:
     """The figures kept for exactly this; None where a file is missing, damaged or foreign."""
     try:
-        record = json.loads(read_own(path))
-        if record["subject"] != subject:
+        record = read_record(path)
+        if record.get("subject") != subject:
             return None
         return Parity.from_dict(record["parity"]), str(record["against"])
-    except (UnusableError, ValueError, TypeError, LookupError, RecursionError):
+    except (UnusableError, ValueError, TypeError, LookupError):
         return None
 
 
@@ -216,7 +216,7 @@ def _keep(
         if path is None:
             path = cache_folder(FOLDER)  # raises again, with the reason
         make_folder(path.parent)
-        write_own(path, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+        write_record(path, record)
     except OutputError as error:
         precision = subject["precision"]
         return f"{precision} is verified each time, as the result cannot be kept: {error}"

@@ -30,15 +30,17 @@ from torch import Tensor
 
 from srtrt.datasets import read_rgb8
 from srtrt.errors import InputError, OutputError, TrainingError, UsageError
-from srtrt.files import cache_folder, file_sha256, replace_when_complete, stale_parts
-from srtrt.images import MAX_PIXELS
+from srtrt.files import cache_folder, file_sha256, read_plain, replace_when_complete, stale_parts
+from srtrt.images import MAX_PIXELS, READABLE
 from srtrt.locks import locked
+from srtrt.plain_data import DataError, read_json_object, shown
 
 FORMAT = 1
 """Version of the index. A cache of another version is rebuilt."""
 
 _HINT = "Free some space, or set SRTRT_CACHE to a folder on another disk."
 _LOCAL = "Set SRTRT_CACHE to a folder on a local disk that can be written."
+_MAX_INDEX_BYTES = 1 << 30
 _TIFF = threading.Lock()
 _Progress = Callable[[int, int], None]
 _Pixels = NDArray[np.uint8]
@@ -137,6 +139,25 @@ class _Index:
     entries: tuple[_Entry, ...]
     sha256: str
 
+    def require_whole(self) -> None:
+        """Refuses an index whose pictures do not lie one after another, each with a pixel.
+
+        Raises:
+            DataError: if they do not, or there is none.
+        """
+        offset = 0
+        for each in self.entries:
+            fields = (each.bytes, each.mtime_ns, each.offset, each.height, each.width)
+            if any(type(value) is not int for value in fields) or type(each.skipped) is not str:
+                raise DataError(f"it holds {shown(each)}")
+            if each.skipped:
+                continue
+            if each.offset != offset or min(each.height, each.width) < 1:
+                raise DataError(f"it holds {shown(each)}")
+            offset += 3 * each.height * each.width
+        if not offset:
+            raise DataError("it holds no picture")
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -155,7 +176,7 @@ class _Job:
     def announced(self, path: Path) -> int:
         """Bytes the picture will take according to its head; 0 if it will be skipped."""
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=READABLE) as image:
                 width, height = image.size
         except Exception:  # any bytes may be in the file; decoding it will tell the reason
             return 0
@@ -192,22 +213,25 @@ def _facts(path: Path) -> tuple[int, int]:
 def _existing(job: _Job) -> _Index | str:
     """The index of an intact cache made of the files as they are, or why there is none."""
     try:
-        body = json.loads(job.beside("json").read_bytes())
-        if body["format"] != FORMAT:
-            return f"rebuilt because its index is of format {body['format']} instead of {FORMAT}"
-        if body.pop("check") != _digest(body):
-            raise ValueError("checksum")
+        if not os.path.lexists(job.beside("json")):
+            return "built because there was none yet"
+        text = read_plain(job.beside("json"), "the index of a picture cache", most=_MAX_INDEX_BYTES)
+        body = read_json_object(text, most=_MAX_INDEX_BYTES)
+        if body.get("format") != FORMAT:
+            other = shown(body.get("format"))
+            return f"rebuilt because its index is of format {other} instead of {FORMAT}"
+        if body.pop("check", None) != _digest(body):
+            raise DataError("its checksum is wrong")
         index = _Index(tuple(_Entry(**entry) for entry in body["files"]), body["sha256"])
+        index.require_whole()
         pairs = list(zip(job.files, index.entries, strict=True))
-    except FileNotFoundError:
-        return "built because there was none yet"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (InputError, ValueError, KeyError, TypeError):
         return "rebuilt because its index is damaged"
     changed = [path for path, entry in pairs if _facts(path) != (entry.bytes, entry.mtime_ns)]
     if changed:
         count = f"{len(changed)} of {len(pairs)} pictures"
         return f"rebuilt because {count} changed, e.g. {changed[0].name}"
-    size = sum(3 * entry.height * entry.width for entry in index.entries)
+    size = sum(3 * entry.height * entry.width for entry in index.entries if not entry.skipped)
     try:
         found = job.beside("u8").stat().st_size
         if found != size:

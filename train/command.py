@@ -95,8 +95,8 @@ def train(
             content=_content(chosen, vgg),
             world=world,
         )
-        if resume:
-            trainer.resume()
+        for note in trainer.resume() if resume else ():
+            console.print(f"note: {note}", soft_wrap=True)
         console.print(str(trainer.arithmetic), soft_wrap=True)
         with _stop_request() as should_stop, _progress_line(console) as show:
             result = trainer.run(on_progress=show, should_stop=should_stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib.resources import files
@@ -12,13 +13,22 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from srtrt.errors import InputError, UsageError
+from srtrt.files import read_plain
 from srtrt.networks.generator import GeneratorConfig
+from srtrt.plain_data import DataError, shown
 from srtrt.train.degrade import DegradationConfig
+from srtrt.train.yaml_data import MAX_YAML_BYTES, read_yaml
+
+_LONGEST_KEY = 100
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise UsageError(f"{name} is {value!r}; expected {expected}.")
+        raise UsageError(f"{name} is {shown(value)}; expected {expected}.")
+
+
+def _require_within(name: str, value: int, least: int, most: int) -> None:
+    _require(least <= value <= most, name, value, f"{least} to {most}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +52,8 @@ class DataConfig:
     """How LR is made of HR: ``bicubic``, antialiased; ``video``: see the degrade section."""
 
     def __post_init__(self) -> None:
-        _require(self.batch >= 1, "data.batch", self.batch, "at least 1")
-        _require(self.patch >= 4, "data.patch", self.patch, "at least 4")
+        _require_within("data.batch", self.batch, 1, 1 << 16)
+        _require_within("data.patch", self.patch, 4, 1 << 12)
         _require(0.1 <= self.rescale <= 1, "data.rescale", self.rescale, "0.1 to 1")
         _require(0 <= self.recolour <= 1, "data.recolour", self.recolour, "a share from 0 to 1")
         plain = self.degradation == "bicubic" or self.mode == "patches"
@@ -89,7 +99,7 @@ class DiscriminatorConfig:
     """Labels of real pictures are drawn from 1 - this to 1 (one-sided label smoothing)."""
 
     def __post_init__(self) -> None:
-        _require(self.features >= 4, "discriminator.features", self.features, "at least 4")
+        _require_within("discriminator.features", self.features, 4, 1 << 12)
         _check_rate("discriminator.learning_rate", self.learning_rate)
         noise = self.label_noise
         _require(0 <= noise < 1, "discriminator.label_noise", noise, "0 or more and below 1")
@@ -117,7 +127,7 @@ class ScheduleConfig:
     """Parts into which a batch is cut to save memory; BatchNorm sees one part at a time."""
 
     def __post_init__(self) -> None:
-        _require(self.length >= 1, "schedule.length", self.length, "at least 1")
+        _require_within("schedule.length", self.length, 1, 1_000_000_000)
         _check_rate("schedule.learning_rate", self.learning_rate)
         _require(self.warmup_steps >= 0, "schedule.warmup_steps", self.warmup_steps, "0 or more")
         inside = all(0 < share < 1 for share in self.halve_at)
@@ -207,10 +217,13 @@ class TrainConfig:
             key, equals, text = assignment.partition("=")
             section, _, name = key.partition(".")
             if not equals:
-                raise UsageError(f"--set {assignment!r}: expected key=value: data.batch=8.")
+                raise UsageError(f"--set {shown(assignment)}: expected key=value: data.batch=8.")
             if name not in values.get(section, {}):
-                raise UsageError(f"--set {assignment!r}: {_unknown(key)}")
-            values[section][name] = yaml.safe_load(text)
+                raise UsageError(f"--set {shown(assignment)}: {_unknown(key)}")
+            try:
+                values[section][name] = read_yaml(text)
+            except DataError as error:
+                raise UsageError(f"--set {shown(assignment)}: {error}.") from error
         return config_from_dict(values, source="--set")
 
 
@@ -227,9 +240,9 @@ def preset(name: str) -> TrainConfig:
     """
     if name not in preset_names():
         raise UsageError(
-            f"--preset {name!r}: unknown; expected one of {', '.join(preset_names())}."
+            f"--preset {shown(name)}: unknown; expected one of {', '.join(preset_names())}."
         )
-    return _parse((_presets() / f"{name}.yaml").read_text(encoding="utf-8"), f"preset {name}")
+    return _parse((_presets() / f"{name}.yaml").read_bytes(), f"preset {name}")
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -239,10 +252,7 @@ def read_config(path: Path) -> TrainConfig:
         InputError: if the file cannot be read as YAML.
         UsageError: if a key is unknown or a value does not fit.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a configuration ({error}).") from error
+    text = read_plain(path, "settings in YAML", most=MAX_YAML_BYTES)
     return _parse(text, str(path))
 
 
@@ -255,8 +265,13 @@ def config_from_dict(values: Mapping[str, Any], *, source: str) -> TrainConfig:
     sections = get_type_hints(TrainConfig)
     built: dict[str, Any] = {}
     for section, entries in values.items():
-        if section not in sections or not isinstance(entries, Mapping):
-            raise UsageError(f"{source}: {_unknown(str(section))}")
+        if section not in sections:
+            raise UsageError(f"{source}: {_unknown(section)}")
+        if not isinstance(entries, Mapping):
+            raise UsageError(
+                f"{source}: {section} is {shown(entries)}; expected settings below it, such as "
+                f"{next(iter(get_type_hints(sections[section])))}."
+            )
         types = get_type_hints(sections[section])
         for name in entries:
             if name not in types:
@@ -273,11 +288,12 @@ def _presets() -> Any:
     return files("srtrt.train") / "presets"
 
 
-def _parse(text: str, source: str) -> TrainConfig:
+def _parse(text: bytes, source: str) -> TrainConfig:
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: is not YAML ({str(error).splitlines()[0]}).") from error
+        values = read_yaml(text)
+    except DataError as error:
+        raise InputError(f"{source}: cannot be read as settings: {error}.") from error
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise InputError(f"{source}: expected sections such as 'data:' with settings below them.")
     return config_from_dict(values, source=source)
@@ -291,7 +307,7 @@ def _known_keys() -> list[str]:
 
 def _unknown(key: str) -> str:
     """Says that a key is unknown and names the nearest: by its whole name or its last part."""
-    known = _known_keys()
+    key, known = key[:_LONGEST_KEY], _known_keys()
     by_leaf = {k.partition(".")[2]: k for k in reversed(known)}
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     leaf = difflib.get_close_matches(key.rpartition(".")[2], by_leaf, n=1)
@@ -320,7 +336,7 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
         value = float(value)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
-    _require(fits, name, value, words[wanted])
+    _require(fits and (wanted is not float or math.isfinite(value)), name, value, words[wanted])
     return value
 
 

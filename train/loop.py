@@ -31,7 +31,7 @@ from srtrt.train.distributed import World
 from srtrt.train.looking import RunView
 from srtrt.train.pictures import Pictures
 from srtrt.train.precision import Arithmetic
-from srtrt.train.run_folder import BEST, CHECKPOINT, LOG, RunFolder
+from srtrt.train.run_folder import BEST, CHECKPOINT, LOG, Counters, RunFolder
 from srtrt.train.state import Average, TrainingState
 from srtrt.train.update import Losses, Update, build_discriminator, learning_rate
 from srtrt.train.validate import Pair, Validation, picture_pairs
@@ -164,20 +164,23 @@ class Trainer:
             )
         return start
 
-    def resume(self) -> None:
-        """Goes back to the run folder's newest saved state.
+    def resume(self) -> tuple[str, ...]:
+        """Goes back to the run folder's newest saved state that is intact.
 
         With ``run.precision`` auto the run goes on in the precision in which it was started, on
         whatever machine: nothing else continues it exactly.
+
+        Returns:
+            Sentences on newer states that are damaged.
 
         Raises:
             TrainingError: if there is none, or it belongs to a run with other settings or data.
         """
         self._keep_precision()
-        facts = self.folder.load_state(self.state, self._identity())
-        self.step = int(facts["step"])
-        self._best, self._recent = float(facts["best"]), list(facts["recent"])
-        self._psnr = facts["psnr"]
+        found, notes = self.folder.load_state(self.state, self._identity())
+        self.step, self._best, self._psnr = found.step, found.best, found.psnr
+        self._recent = list(found.recent)
+        return notes
 
     def _keep_precision(self) -> None:
         """Takes the precision of the saved states, unless the settings ask for the other one."""
@@ -338,13 +341,10 @@ class Trainer:
 
     def _save(self) -> None:
         self._write_checkpoint(CHECKPOINT)
-        facts = {
-            "step": self.step,
-            "best": self._best,
-            "recent": self._recent,
-            "psnr": self._psnr,
-            **self._identity(),
-        }
+        counters = Counters(
+            step=self.step, best=self._best, recent=tuple(self._recent), psnr=self._psnr
+        )
+        facts = {**counters.facts(), **self._identity()}
         self.folder.save_state(self.state, self.step, facts, self.config.run.keep)
 
     def _write_checkpoint(self, name: str) -> None:
@@ -363,7 +363,9 @@ class Trainer:
             "machine": f"{platform.machine()}, {self.device.type}",
             "torch": torch.__version__,
         }
-        quality = {} if self._psnr is None else {"validation_psnr_db": round(self._psnr, 3)}
+        psnr, quality = self._psnr, {}
+        if psnr is not None and math.isfinite(psnr):
+            quality = {"validation_psnr_db": round(psnr, 3)}
         config = self.config.generator
         spec = make_spec(state, config, self.name, training=training, quality=quality)
         manifest = {MANIFEST_KEY: json.dumps(self.pictures.manifest())}

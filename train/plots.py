@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import InputError, MissingPackageError
+from srtrt.errors import MissingPackageError
 from srtrt.files import replace_when_complete
+from srtrt.train.run_log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,13 +119,9 @@ def draw_plots(log: Path, folder: Path) -> list[Path]:
 
 def _read_log(log: Path) -> list[Line]:
     """The finite numbers of each line, in the order of the steps."""
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{log}: cannot be read ({error.strerror}).") from error
     lines: list[Line] = []
-    for row in text.split("\n"):
-        line = _numbers(row)
+    for row in read_log(log):
+        line = _numbers(row.values)
         if "step" not in line:
             continue
         if lines and lines[-1]["step"] == line["step"]:  # one report on two lines
@@ -136,17 +132,11 @@ def _read_log(log: Path) -> list[Line]:
     return lines
 
 
-def _numbers(row: str) -> Line:
-    try:
-        values: Any = json.loads(row)
-    except json.JSONDecodeError:
-        return {}
-    if not isinstance(values, dict):
-        return {}
+def _numbers(values: Mapping[str, Any]) -> Line:
     return {
         key: float(value)
         for key, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srtrt.errors import OutputError, TrainingError
 from srtrt.files import write_text
-from srtrt.train.state import TrainingState, read_facts
+from srtrt.plain_data import shown
+from srtrt.train.run_log import read_log
+from srtrt.train.state import DamagedStateError, TrainingState, read_facts
 
 CHECKPOINT = "generator.safetensors"
 BEST = "best.safetensors"
@@ -57,29 +62,15 @@ class RunFolder:
         """Writes a text file of the folder; the old one stays until the new one is complete."""
         write_text(self.path / name, text)
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest of an earlier start.
-
-        Raises:
-            TrainingError: if there is none.
-        """
-        try:
-            found: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TrainingError(
-                f"{self.path}: nothing to resume from; start without --resume."
-            ) from error
-        return found
-
     def log(self, line: Mapping[str, Any]) -> None:
-        """Appends one line of figures.
+        """Appends one line of figures; those that are not finite become null.
 
         Raises:
             OutputError: if it cannot be written.
         """
         try:
             with (self.path / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(line)) + "\n")
+                file.write(json.dumps({k: _finite(v) for k, v in line.items()}) + "\n")
         except OSError as error:
             raise OutputError(
                 f"{self.path / LOG}: cannot be written ({error.strerror}); "
@@ -87,17 +78,22 @@ class RunFolder:
             ) from error
 
     def forget_after(self, step: int) -> None:
-        """Drops the lines of the log after a step, which a resumed run writes again."""
+        """Drops the lines of the log after a step, which a resumed run writes again.
+
+        Damaged lines go, too: a crash may leave one.
+
+        Raises:
+            InputError: if the log cannot be read.
+            OutputError: if it cannot be written.
+        """
         path = self.path / LOG
-        if not path.exists():
+        if not os.path.lexists(path):
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):  # cut off by a crash
-                continue
+        for line in read_log(path):
+            found = line.values.get("step")
+            if isinstance(found, (int, float)) and found <= step:
+                kept.append(line.text + "\n")
         self.write(LOG, "".join(kept))
 
     def save_state(
@@ -112,32 +108,46 @@ class RunFolder:
         for old in self.states()[keep:]:
             old.unlink(missing_ok=True)
 
-    def load_state(self, state: TrainingState, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Restores the newest state that can be read, and returns its facts.
+    def load_state(
+        self, state: TrainingState, identity: Mapping[str, Any]
+    ) -> tuple[Counters, tuple[str, ...]]:
+        """Restores the newest state that is intact.
+
+        Args:
+            state: gets its tensors.
+            identity: what must be as it was: settings and pictures.
+
+        Returns:
+            What the run had counted, and a sentence for each newer state that is damaged.
 
         Raises:
             TrainingError: if there is none, or it belongs to other settings or pictures.
         """
-        reasons = []
+        damaged: list[str] = []
         for path in self.states():
             try:
                 facts = read_facts(path)
                 self._check(facts, identity)
+                counters = Counters.of(facts, identity, path)
                 state.load(path)
-            except TrainingError as error:
-                reasons.append(str(error))
+            except DamagedStateError as error:
+                damaged.append(str(error))
                 continue
-            return facts
-        if reasons:
-            raise TrainingError(reasons[0])
+            notes = tuple(f"{reason} Going on from {path.name} instead." for reason in damaged)
+            return counters, notes
+        if damaged:
+            raise TrainingError(
+                f"{damaged[0]} No other state is intact, either: put back a good copy, or start "
+                "again with another --out, from generator.safetensors of this run with --init."
+            )
         raise TrainingError(f"{self.path}: nothing to resume from; start without --resume.")
 
     def started_with(self, setting: str) -> Any:
-        """The value of a setting in the newest state that can be read; None without one."""
+        """The value of a setting in the newest state that is intact; None without one."""
         for path in self.states():
             try:
                 return read_facts(path).get(setting)
-            except TrainingError:
+            except DamagedStateError:
                 continue
         return None
 
@@ -145,6 +155,55 @@ class RunFolder:
         for key, value in identity.items():
             if facts.get(key) != value:
                 raise TrainingError(
-                    f"{self.path}: was started with {key}={facts.get(key)}, now it is {value}; "
-                    "resume with the same settings and pictures, or choose a new --out."
+                    f"{self.path}: was started with {key}={shown(facts.get(key))}, now it is "
+                    f"{shown(value)}; resume with the same settings and pictures, or choose a new "
+                    "--out."
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What a run has counted besides its tensors."""
+
+    step: int
+    """Updates done."""
+    best: float
+    """Highest validation PSNR in dB; infinite below zero without a validation."""
+    recent: tuple[float, ...]
+    """The last logged losses."""
+    psnr: float | None
+    """Newest validation PSNR in dB, if there was one."""
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values; those that may be infinite as text."""
+        psnr = None if self.psnr is None else str(self.psnr)
+        recent = [float(loss) for loss in self.recent]
+        return {"step": self.step, "best": str(self.best), "recent": recent, "psnr": psnr}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> Counters:
+        """Reads what :meth:`facts` gave.
+
+        Raises:
+            DamagedStateError: if one is missing or impossible, or there are others.
+        """
+        wanted = {*cls.__dataclass_fields__, *identity}
+        for name in sorted(wanted ^ facts.keys()):
+            state = "missing" if name in wanted else "unknown"
+            raise DamagedStateError(path, f"the fact {shown(name)} is {state}")
+        try:
+            found = cls(
+                step=facts["step"],
+                best=float(facts["best"]),
+                recent=tuple(map(float, facts["recent"])),
+                psnr=None if facts["psnr"] is None else float(facts["psnr"]),
+            )
+        except (TypeError, ValueError) as error:
+            raise DamagedStateError(path, f"its counters are wrong ({error})") from error
+        if type(found.step) is not int or found.step < 1:
+            raise DamagedStateError(path, "its counters are wrong")
+        return found
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from srtrt.errors import OutputError, TrainingError
-from srtrt.files import replace_when_complete
+from srtrt.errors import InputError, OutputError, TrainingError
+from srtrt.files import open_plain, replace_when_complete
 from srtrt.networks.generator import Generator
+from srtrt.plain_data import DataError, read_json_object, shown
 
 STATE_KEY = "srtrt.training_state"
+"""Metadata key under which the facts of a state are stored as JSON."""
+
+_SEAL_KEY = "srtrt.sha256"
+_SEAL = f'"{_SEAL_KEY}":"'.encode()
+"""What stands before the checksum in the header; in values its quotes would be escaped."""
+
+_NO_DIGITS = b"0" * 64
+_MOST_HEADER_BYTES = 100_000_000  # that of safetensors itself
 
 
 class Average:
@@ -62,7 +72,7 @@ class TrainingState:
         self.networks, self.optimisers, self.average = networks, optimisers, average
 
     def save(self, path: Path, facts: Mapping[str, Any]) -> None:
-        """Writes all tensors with ``facts`` in the header.
+        """Writes all tensors with ``facts`` and a checksum in the header.
 
         Raises:
             OutputError: if it cannot be written; no partial file is left.
@@ -76,29 +86,43 @@ class TrainingState:
         with replace_when_complete(path) as part:
             try:
                 # Not save_file, which puts another file in place of the one that is there.
-                part.write_bytes(save(packed, metadata={STATE_KEY: json.dumps(dict(facts))}))
+                part.write_bytes(sealed(packed, facts))
             except (OSError, SafetensorError) as error:
                 raise OutputError(
                     f"{path}: cannot be written ({error}); earlier states are untouched."
                 ) from error
 
     def load(self, path: Path) -> None:
-        """Restores the tensors that :meth:`save` wrote.
+        """Restores the tensors that :meth:`save` wrote; all of them, or none.
 
         Raises:
-            TrainingError: if the file is damaged or of other networks.
+            DamagedStateError: if the file is damaged, lacks a tensor or has another one.
         """
+        _require_seal(path)
+        wanted = self._shapes()
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            with torch.no_grad():
-                for key, value in _under(tensors, "average.").items():
-                    self.average.tensors[key].copy_(value)
-            for name, net in self.networks.items():
-                net.load_state_dict(_under(tensors, f"{name}.net."), strict=False)
-                self._load_optimiser(self.optimisers[name], _under(tensors, f"{name}.adam."))
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            raise TrainingError(f"{path}: cannot be resumed ({error}).") from error
+                _require_tensors(path, {k: file.get_slice(k) for k in file.keys()}, wanted)  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in wanted}
+        except (SafetensorError, OSError) as error:
+            raise DamagedStateError(path, str(error)) from error
+        with torch.no_grad():
+            for key, value in _under(tensors, "average.").items():
+                self.average.tensors[key].copy_(value)
+        for name, net in self.networks.items():
+            net.load_state_dict(_under(tensors, f"{name}.net."), strict=False)
+            self._load_optimiser(self.optimisers[name], _under(tensors, f"{name}.adam."))
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        """The shape of every tensor of a saved state; all are float32."""
+        shapes = {f"average.{k}": v.shape for k, v in self.average.tensors.items()}
+        for name, net in self.networks.items():
+            shapes |= {f"{name}.net.{k}": v.shape for k, v in floats(net).items()}
+            for index, parameter in enumerate(net.parameters()):
+                adam = f"{name}.adam.{index}."
+                shapes |= {f"{adam}{k}": parameter.shape for k in ("exp_avg", "exp_avg_sq")}
+                shapes[f"{adam}step"] = torch.Size()
+        return shapes
 
     @staticmethod
     def _load_optimiser(optimiser: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
@@ -110,18 +134,76 @@ class TrainingState:
         optimiser.load_state_dict({"state": entries, "param_groups": groups})
 
 
+class DamagedStateError(TrainingError):
+    """A saved state that must not be resumed."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Names the file and, in a clause, what is wrong with it."""
+        super().__init__(f"{path}: is no intact training state: {reason}.")
+
+
 def read_facts(path: Path) -> dict[str, Any]:
     """The facts in the header of a saved state.
 
     Raises:
-        TrainingError: if the file is damaged.
+        DamagedStateError: if any byte of the file is not as it was written.
     """
+    _require_seal(path)
     try:
         with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})[STATE_KEY])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise TrainingError(f"{path}: is not a saved training state ({error}).") from error
-    return facts
+            return read_json_object((file.metadata() or {}).get(STATE_KEY, ""))
+    except (SafetensorError, OSError, DataError) as error:
+        raise DamagedStateError(path, str(error)) from error
+
+
+def sealed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """A safetensors file with the SHA-256 of all its bytes in the metadata of its header.
+
+    While it is computed, the digits of the checksum are zeros.
+
+    Args:
+        tensors: on the CPU, contiguous.
+        facts: plain values, kept as JSON in the metadata.
+    """
+    text = json.dumps(dict(facts), allow_nan=False)
+    data = save(dict(tensors), metadata={STATE_KEY: text, _SEAL_KEY: _NO_DIGITS.decode()})
+    before, mark, rest = data.partition(_SEAL + _NO_DIGITS)
+    digits = hashlib.sha256(data).hexdigest().encode()
+    return b"".join((before, mark[: len(_SEAL)], digits, rest))
+
+
+def _require_seal(path: Path) -> None:
+    try:
+        with open_plain(path, "a saved training state") as file:
+            length = file.read(8)
+            header = file.read(min(int.from_bytes(length, "little"), _MOST_HEADER_BYTES))
+            before, mark, rest = header.partition(_SEAL)
+            found, rest = rest[: len(_NO_DIGITS)], rest[len(_NO_DIGITS) :]
+            digest = hashlib.sha256(length + before + mark + _NO_DIGITS + rest)
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (InputError, OSError) as error:
+        raise DamagedStateError(path, str(error).rstrip(".")) from error
+    if not mark:
+        raise DamagedStateError(path, "it has no checksum")
+    if found != digest.hexdigest().encode():
+        raise DamagedStateError(path, "its checksum is wrong")
+
+
+def _require_tensors(
+    path: Path, found: Mapping[str, Any], wanted: Mapping[str, torch.Size]
+) -> None:
+    """Compares names, shapes and types before anything is read."""
+    for name in [*wanted, *found]:
+        if name not in found:
+            raise DamagedStateError(path, f"the tensor {shown(name)} is missing")
+        if name not in wanted:
+            raise DamagedStateError(path, f"the tensor {shown(name)} belongs to no part of the run")
+        shape, kind = found[name].get_shape(), found[name].get_dtype()
+        if (tuple(shape), kind) != (tuple(wanted[name]), "F32"):
+            raise DamagedStateError(
+                path, f"the tensor {name} is {kind} {shape}, not F32 {list(wanted[name])}"
+            )
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -23,13 +23,13 @@ from srtrt.locks import locked
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.identity import BUILD_PARTS, EngineKey, differences
 from srtrt.runtime.engines.record import (
+    TIME_FORMAT,
     BuiltEngine,
     CachedEngine,
     EngineEntry,
     EngineRecord,
     Verify,
     read_intact,
-    read_record,
     sidecar_path,
 )
 from srtrt.runtime.engines.stored import UnusableError, discard, make_folder, write_own
@@ -132,7 +132,7 @@ class EngineCache:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             record, problem = None, None
             try:
-                record = read_record(path, trust_engine)
+                record = EngineRecord.read(path, trust=trust_engine)
                 read_intact(path, trust_engine)
             except UnusableError as error:
                 problem = str(error)
@@ -211,7 +211,7 @@ class EngineCache:
         """Every engine with a sidecar that can be read."""
         for path in self.folder.glob(f"*{SUFFIX}"):
             with suppress(UnusableError):
-                yield path, read_record(path, trust)
+                yield path, EngineRecord.read(path, trust=trust)
 
     def _told(self, found: CachedEngine, key: EngineKey, tell: Note) -> CachedEngine:
         """The engine; says which, if it is not the one that would be built."""
@@ -240,7 +240,7 @@ class EngineCache:
             spec=built.spec,
             built=dict(built.facts),
             parity=dict(verify(built)) if verify else None,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created=time.strftime(TIME_FORMAT, time.gmtime()),
             srtrt=__version__,
             verified_on=_place(key) if verify else None,
         )
@@ -249,7 +249,7 @@ class EngineCache:
             stale_parts(each, remove=True)
         # A crash between the two leaves a checksum that does not fit, so the engine is rebuilt.
         write_own(path, built.plan)
-        write_own(sidecar_path(path), record.to_json().encode())
+        record.write(path)
         return CachedEngine(path=path, plan=built.plan, record=record, note=note)
 
     def _is_verified(self, record: EngineRecord, key: EngineKey) -> bool:
@@ -275,7 +275,7 @@ class EngineCache:
                 raise
             raise UnusableError(f"it passed elsewhere and fails here ({error})") from error
         record = replace(found.record, parity=parity, verified_on=_place(key))
-        write_own(sidecar_path(found.path), record.to_json().encode())
+        record.write(found.path)
         return replace(found, record=record)
 
     def _why(self, key: EngineKey, reason: str) -> str:

@@ -23,7 +23,7 @@ from srtrt.runtime.engines.identity import (
     environment_parts,
     place_problem,
 )
-from srtrt.runtime.engines.record import EngineEntry, EngineRecord
+from srtrt.runtime.engines.record import TIME_FORMAT, EngineEntry, EngineRecord
 
 _DAY_SECONDS = 86400
 
@@ -157,7 +157,7 @@ def _parity(record: EngineRecord) -> str:
 def _old(record: EngineRecord | None, days: int | None) -> str | None:
     if record is None or days is None:
         return None
-    age = time.time() - timegm(time.strptime(record.created, "%Y-%m-%dT%H:%M:%SZ"))
+    age = time.time() - timegm(time.strptime(record.created, TIME_FORMAT))
     return f"it is {age / _DAY_SECONDS:.0f} days old" if age > days * _DAY_SECONDS else None
 
 

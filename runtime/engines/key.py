@@ -15,7 +15,7 @@ MAX_LEVEL = 5
 USUAL_LEVEL = 3
 """Optimisation level of a build that asks for none."""
 
-_SIZE = re.compile(r"(?:(\d+)x)?(\d+)x(\d+)")
+_SIZE = re.compile(r"(?:([0-9]{1,9})x)?([0-9]{1,9})x([0-9]{1,9})")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from srtrt.errors import BackendError, ModelError
+from srtrt.plain_data import DataError, shown
 from srtrt.runtime.engines.identity import Scalar, parts_sha256
 from srtrt.runtime.engines.key import EngineShape
-from srtrt.runtime.engines.stored import UnusableError, read_own
+from srtrt.runtime.engines.stored import UnusableError, read_own, read_record, write_record
 from srtrt.spec import ModelSpec
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+"""How a sidecar writes when an engine was built, for :func:`time.strftime`."""
 
 Figures = Mapping[str, Any]
 """Parity figures as JSON values: ``psnr_db``, ``max_abs``, ``equal``, ``pictures``."""
@@ -66,28 +71,72 @@ class EngineRecord:
         """
         return EngineShape.parse(str(self.built.get("shape") or self.key.get("shape")))
 
-    def to_json(self) -> str:
-        """The record for people and programs."""
-        values = {f: getattr(self, f) for f in self.__dataclass_fields__}
-        values["spec"] = asdict(self.spec)
-        return json.dumps(values, indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: bytes, source: str) -> EngineRecord:
-        """Reads what :meth:`to_json` wrote.
+    def write(self, path: Path) -> None:
+        """Writes it as the sidecar of an engine.
 
         Raises:
-            UnusableError: if it is damaged.
+            OutputError: if it cannot be written.
         """
+        values = {f: getattr(self, f) for f in self.__dataclass_fields__}
+        write_record(sidecar_path(path), {**values, "spec": asdict(self.spec)})
+
+    @classmethod
+    def read(cls, path: Path, *, trust: bool) -> EngineRecord:
+        """Reads the sidecar of an engine.
+
+        Args:
+            path: of the engine.
+            trust: read it whoever wrote it.
+
+        Raises:
+            UnusableError: if it is missing, damaged or not to be trusted.
+        """
+        values, source = read_record(sidecar_path(path), trust=trust), sidecar_path(path).name
         try:
-            values = json.loads(text)
-            values["spec"] = ModelSpec.from_json(json.dumps(values["spec"]), source=source)
-            record = cls(**values)
-            if parts_sha256(record.key) != record.key_sha256:
-                raise ValueError("its key does not match its checksum")
-        except (ValueError, KeyError, TypeError, RecursionError, ModelError) as error:
-            raise UnusableError(f"{source} is damaged") from error
+            _require_fields(values)
+            record = cls(**{**values, "spec": ModelSpec.from_values(values["spec"])})
+        except (DataError, ModelError) as error:
+            raise UnusableError(f"{source} is damaged: {str(error).rstrip('.')}") from error
+        if parts_sha256(record.key) != record.key_sha256:
+            raise UnusableError(f"{source} is damaged: its key does not match its checksum")
         return record
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "key": (dict,),
+    "engine_bytes": (int,),
+    "spec": (dict,),
+    "built": (dict,),
+    "parity": (dict, NoneType),
+    "verified_on": (dict, NoneType),
+}
+"""What the fields of a sidecar are, where they are not text."""
+
+
+def _require_fields(values: Mapping[str, Any]) -> None:
+    """Refuses a sidecar with other fields, or fields of another kind.
+
+    Raises:
+        DataError: with the first that is wrong.
+    """
+    wanted = list(EngineRecord.__dataclass_fields__)
+    for name in [*wanted, *values]:
+        if (name in wanted) != (name in values):
+            raise DataError(f"the field {shown(name)} is {'missing' if name in wanted else 'new'}")
+        value = values[name]
+        if not isinstance(value, _KINDS.get(name, (str,))) or isinstance(value, bool):
+            raise DataError(f"{name} is {shown(value)}")
+    for name in ("key", "verified_on"):
+        for part, value in (values[name] or {}).items():
+            if not isinstance(value, (str, int, NoneType)):
+                raise DataError(f"{part} in {name} is {shown(value)}")
+    for name, kind in (("level", int), ("shape", str)):
+        if not isinstance(values["built"].get(name), (kind, NoneType)):
+            raise DataError(f"{name} in built is {shown(values['built'][name])}")
+    try:
+        time.strptime(values["created"], TIME_FORMAT)
+    except ValueError as error:
+        raise DataError(f"created is {shown(values['created'])}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,16 +186,6 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def read_record(path: Path, trust: bool) -> EngineRecord:
-    """The sidecar of an engine.
-
-    Raises:
-        UnusableError: if it is missing, damaged or not to be trusted.
-    """
-    sidecar = sidecar_path(path)
-    return EngineRecord.from_json(read_own(sidecar, trust=trust), sidecar.name)
-
-
 def read_intact(path: Path, trust: bool) -> CachedEngine:
     """An engine with its sidecar, checked.
 
@@ -154,7 +193,7 @@ def read_intact(path: Path, trust: bool) -> CachedEngine:
         UnusableError: if either is missing, damaged or not to be trusted.
     """
     plan = read_own(path, trust=trust)
-    record = read_record(path, trust)
+    record = EngineRecord.read(path, trust=trust)
     if hashlib.sha256(plan).hexdigest() != record.engine_sha256:
         raise UnusableError(
             f"{path.name} is damaged: its {len(plan)} bytes are not the {record.engine_bytes} "

@@ -7,13 +7,22 @@ read that another user could have written, unless the caller trusts it.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from srtrt.errors import OutputError
 from srtrt.files import replace_when_complete, stale_parts
+from srtrt.plain_data import DataError, read_json_object
 
+MAX_ENGINE_BYTES = 1 << 32
+"""Largest file that is read."""
+
+_MAX_RECORD_BYTES = 1 << 23
+_SEAL = "sha256"
 _DIGEST_BYTES = 32
 _HINT = "Set SRTRT_CACHE to a folder on a local disk that can be written."
 
@@ -22,7 +31,7 @@ class UnusableError(Exception):
     """A file that must not or cannot be used; the text is a clause for people."""
 
 
-def read_own(path: Path, *, trust: bool = False) -> bytes:
+def read_own(path: Path, *, trust: bool = False, most: int = MAX_ENGINE_BYTES) -> bytes:
     """Reads a file that only this user can have written.
 
     Owner and rights are those of the opened file, so it cannot be exchanged in between.
@@ -30,9 +39,10 @@ def read_own(path: Path, *, trust: bool = False) -> bytes:
     Args:
         path: the file; a symbolic link is followed.
         trust: read it whoever wrote it.
+        most: size in bytes of the largest file that is read.
 
     Raises:
-        UnusableError: if it is missing, cannot be read, or others may have written it.
+        UnusableError: if it is missing, too large, cannot be read, or others may have written it.
     """
     try:
         # Without O_NONBLOCK, opening a pipe would wait for its writer.
@@ -43,6 +53,10 @@ def read_own(path: Path, *, trust: bool = False) -> bytes:
                 raise UnusableError(f"{path.name} is not a plain file")
             if not trust:
                 _require_own(path, status)
+            if status.st_size > most:
+                raise UnusableError(
+                    f"{path.name} has {status.st_size} bytes; at most {most} are read"
+                )
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read()
         finally:
@@ -78,6 +92,36 @@ def write_own(path: Path, data: bytes) -> None:
         discard(path)
     with replace_when_complete(path, private=True) as part:
         part.write_bytes(data)
+
+
+def write_record(path: Path, values: Mapping[str, Any]) -> None:
+    """Stores plain values as JSON with their checksum, for this user alone.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    sealed = {**values, _SEAL: _checksum(values)}
+    write_own(path, (json.dumps(sealed, indent=2) + "\n").encode())
+
+
+def read_record(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """The values that :func:`write_record` stored; see :func:`read_own`.
+
+    Raises:
+        UnusableError: also if it is damaged.
+    """
+    try:
+        values = read_json_object(read_own(path, trust=trust, most=_MAX_RECORD_BYTES))
+    except DataError as error:
+        raise UnusableError(f"{path.name} is damaged: {error}") from error
+    if values.pop(_SEAL, None) != _checksum(values):
+        raise UnusableError(f"{path.name} is damaged: its checksum is wrong")
+    return values
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_blob(path: Path) -> tuple[bytes, str | None]:

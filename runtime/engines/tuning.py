@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,9 +12,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, DeviceMemoryError, UsageError
+from srtrt.plain_data import DataError, shown
 from srtrt.runtime.engines.cache import TUNE_SUFFIX, EngineCache
 from srtrt.runtime.engines.identity import EngineKey
-from srtrt.runtime.engines.stored import UnusableError, make_folder, read_own, write_own
+from srtrt.runtime.engines.stored import UnusableError, make_folder, read_record, write_record
 from srtrt.runtime.ring import Pending, RingOptions
 
 Submit = Callable[[Mapping[str, NDArray[Any]]], Pending]
@@ -133,15 +133,12 @@ def write_choice(
     """
     make_folder(cache.folder)
     path = choice_path(cache, key)
-    text = json.dumps(
-        {
-            "key_sha256": key.sha256,
-            "ring": asdict(ring),
-            "measured": [asdict(each) for each in measured],
-        },
-        indent=2,
-    )
-    write_own(path, text.encode() + b"\n")
+    values = {
+        "key_sha256": key.sha256,
+        "ring": asdict(ring),
+        "measured": [asdict(each) for each in measured],
+    }
+    write_record(path, values)
     return path
 
 
@@ -151,11 +148,27 @@ def read_choice(cache: EngineCache, key: EngineKey) -> tuple[RingOptions | None,
     if not path.exists():
         return None, None
     try:
-        stored = json.loads(read_own(path))
-        if stored["key_sha256"] != key.sha256:
+        stored = read_record(path)
+        if stored.get("key_sha256") != key.sha256:
             return None, f"{path.name} is for another engine"
-        return RingOptions(**stored["ring"]), None
+        return _ring(stored.get("ring")), None
     except UnusableError as error:
         return None, str(error)
-    except (ValueError, KeyError, TypeError, UsageError):
-        return None, f"{path.name} is damaged"
+    except (DataError, UsageError) as error:
+        return None, f"{path.name} is damaged: {str(error).rstrip('.')}"
+
+
+def _ring(values: object) -> RingOptions:
+    """The ring of a stored choice.
+
+    Raises:
+        DataError: if its fields are others, or of another kind.
+        UsageError: if one is out of range.
+    """
+    usual = asdict(RingOptions())
+    if not isinstance(values, dict) or values.keys() != usual.keys():
+        raise DataError(f"its ring is {shown(values)}")
+    for name, value in usual.items():
+        if type(values[name]) is not type(value):
+            raise DataError(f"{name} of its ring is {shown(values[name])}")
+    return RingOptions(**values)

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from srtrt.errors import InputError, OutputError, SrtrtError
 from srtrt.exif import ORIENTATION, exif_of_size, upright_exif
-from srtrt.files import replace_when_complete
+from srtrt.files import open_plain, replace_when_complete
 from srtrt.image_codecs import decode_16_bit, encode_png_16, encode_tiff
 
 Samples: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
@@ -43,9 +43,11 @@ FORMAT_OF_SUFFIX = {
 }
 """File name endings, in lower case, and the format that is written under them."""
 
+READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+"""Formats that are read, as Pillow calls them; it is not to try any other of its decoders."""
+
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 _MAX_RAW_BYTES = {"BMP": 2**32 - 2**16, "TIFF": 2**32 - 2**26}
-_READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*")
 _GRAY_MODES = ("1", "L", "LA")
@@ -113,7 +115,7 @@ def read_image(path: Path) -> Picture:
         InputError: if the file is missing, not a picture, damaged, cut short, announces more than
             :data:`MAX_PIXELS`, or holds what :mod:`srtrt.images` does not support.
     """
-    with _open_plain_file(path) as file:
+    with open_plain(path, "a picture") as file:
         magic = file.read(4)
         file.seek(0)
         if not magic:
@@ -134,23 +136,6 @@ def read_image(path: Path) -> Picture:
                 f"{path}: cannot be decoded{reason}; it is damaged, cut short or of a rare kind. "
                 "Get a good copy, or save it as PNG in an image editor."
             ) from error
-
-
-@contextmanager
-def _open_plain_file(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for reading, with reasons for people when that fails."""
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder; expected a picture.")
-    if not path.exists():
-        raise InputError(f"{path}: no such file.")
-    if not path.is_file():
-        raise InputError(f"{path}: not a plain file; expected a picture.")
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}).") from error
-    with file:
-        yield file
 
 
 @contextmanager
@@ -186,7 +171,7 @@ def _decode(path: Path, file: IO[bytes]) -> Picture:
     if head[:4] == b"RIFF" and head[12:16] == b"VP8X":  # its decoder takes memory when opened
         sides = [1 + int.from_bytes(head[i : i + 3], "little") for i in (24, 27)]
         _check_size(path, sides[0], sides[1])
-    with Image.open(file, formats=_READABLE) as image:
+    with Image.open(file, formats=READABLE) as image:
         _check_size(path, image.width, image.height)
         tags: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
         _check_size(path, tags.get(322, 1), tags.get(323, 1))

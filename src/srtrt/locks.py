@@ -21,11 +21,13 @@ from pathlib import Path
 import psutil
 from filelock import lock_descriptor
 
-from srtrt.errors import OutputError
-from srtrt.files import cache_folder, stale_parts
+from srtrt.errors import InputError, OutputError
+from srtrt.files import cache_folder, read_plain, stale_parts
+from srtrt.plain_data import read_json_object
 
 _HINT = "Set SRTRT_CACHE to a folder on a local disk that can be written."
 _LONGEST_COMMAND = 160
+_LONGEST_LOCK = 1 << 22
 _TRIES, _PAUSE_SECONDS = 10, 0.05
 
 
@@ -163,7 +165,7 @@ def _acquired(path: Path, wait: bool, on_wait: Callable[[], None] | None) -> int
                     on_wait = None
                 lock_descriptor(descriptor)
             # Whoever held it may have removed the file: then the lock is on no name.
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 return descriptor
         except FileNotFoundError:
             pass
@@ -184,7 +186,7 @@ def _sign(descriptor: int) -> None:
 def _holder(lock: Path) -> str:
     """Who holds a lock, in brackets; nothing if that cannot be told."""
     try:
-        holder = json.loads(lock.read_bytes())
+        holder = read_json_object(read_plain(lock, "a lock file", most=_LONGEST_LOCK))
         process = int(holder["process"])
         if not psutil.pid_exists(process):
             return ""
@@ -195,7 +197,7 @@ def _holder(lock: Path) -> str:
         if len(command) > _LONGEST_COMMAND:
             command = f"{command[:_LONGEST_COMMAND]}..."
         return f" (process {process}, started {since}: {command})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, OSError, OverflowError, ValueError, KeyError, TypeError):
         return ""
 
 

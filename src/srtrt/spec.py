@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from srtrt.errors import ModelError
+from srtrt.plain_data import DataError, read_json_object, shown
 
 Form = Literal["float", "rgb8", "yuv420p8"]
 """What an artifact takes and returns; see :mod:`srtrt.forms`."""
@@ -20,6 +21,13 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 SPEC_KEY = "srtrt.spec"
 """Metadata key under which the JSON of a spec is stored."""
+
+MAX_SPEC_BYTES = 1 << 22
+"""Longest JSON of a spec that is read."""
+
+_LONGEST_TEXT = 256
+_LARGEST_SCALE, _LARGEST_RADIUS, _MOST_FEATURES = 64, 1 << 16, 1 << 16
+"""Limits beyond what any network has whose pictures fit into memory."""
 
 _KINDS: dict[str, type] = {"int": int, "Mapping": Mapping}
 _KIND_NAMES = {int: "a whole number", Mapping: "a table of names and values", str: "text"}
@@ -64,11 +72,15 @@ class ModelSpec:
     def __post_init__(self) -> None:
         self._require_types()
         if self.form not in get_args(Form):
-            raise ModelError(f"form is {self.form!r}; expected one of {', '.join(get_args(Form))}.")
+            raise ModelError(
+                f"form is {shown(self.form)}; expected one of {', '.join(get_args(Form))}."
+            )
         if self.precision not in PRECISIONS:
             expected = ", ".join(PRECISIONS)
-            raise ModelError(f"precision is {self.precision!r}; expected one of {expected}.")
-        if self.scale < 1 or self.receptive_radius < 0:
+            raise ModelError(f"precision is {shown(self.precision)}; expected one of {expected}.")
+        if not (
+            1 <= self.scale <= _LARGEST_SCALE and 0 <= self.receptive_radius <= _LARGEST_RADIUS
+        ):
             raise ModelError(
                 f"scale {self.scale} and receptive radius {self.receptive_radius} are impossible."
             )
@@ -78,10 +90,17 @@ class ModelSpec:
         for each in fields(self):
             value, kind = getattr(self, each.name), _KINDS.get(str(each.type).split("[")[0], str)
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise ModelError(f"{each.name} is {value!r}; expected {_KIND_NAMES[kind]}.")
+                raise ModelError(f"{each.name} is {shown(value)}; expected {_KIND_NAMES[kind]}.")
+            if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+                raise ModelError(
+                    f"{each.name} is {shown(value)}; expected at most {_LONGEST_TEXT} characters."
+                )
         features = self.config.get("features", 1)
-        if not isinstance(features, int) or features < 1:
-            raise ModelError(f"config has features {features!r}; expected a whole number above 0.")
+        if type(features) is not int or not 1 <= features <= _MOST_FEATURES:
+            raise ModelError(
+                f"config has features {shown(features)}; expected a whole number from 1 to "
+                f"{_MOST_FEATURES}."
+            )
 
     def to_json(self) -> str:
         """The spec as one line of JSON with sorted keys."""
@@ -99,16 +118,27 @@ class ModelSpec:
             ModelError: if the text is not a spec.
         """
         try:
-            values = json.loads(text)
-            known = {f.name for f in fields(cls)}
-            unknown = sorted(set(values) - known)
-            if unknown:
-                raise ModelError(f"unknown field {unknown[0]!r}.")
-            return cls(**values)
+            return cls.from_values(read_json_object(text, most=MAX_SPEC_BYTES))
         except ModelError as error:
             raise ModelError(f"{source}: its spec is wrong: {error}") from error
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{source}: its spec is unreadable ({error}).") from error
+        except DataError as error:
+            raise ModelError(f"{source}: its spec is unreadable: {error}.") from error
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """The spec of the values that a file holds.
+
+        Raises:
+            ModelError: if a field is unknown or missing, or a value is not one of those allowed.
+        """
+        known = {f.name: f for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise ModelError(f"unknown field {shown(name)}.")
+        for name, each in known.items():
+            if name not in values and each.default is MISSING and each.default_factory is MISSING:
+                raise ModelError(f"the field {name!r} is missing.")
+        return cls(**values)
 
     def with_(self, **changes: Any) -> ModelSpec:
         """A copy with some fields changed."""

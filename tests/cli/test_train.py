@@ -119,7 +119,9 @@ def test_a_damaged_state_gives_way_to_the_one_before(picture_folder: Path, tmp_p
     newest = run / "states" / "state-00000006.safetensors"
     newest.write_bytes(newest.read_bytes()[:500])
     (run / "generator.safetensors").unlink()
-    assert train("--data", picture_folder, "--out", run, "--resume").exit_code == 0
+    resumed = train("--data", picture_folder, "--out", run, "--resume")
+    assert resumed.exit_code == 0
+    assert "Going on from state-00000003.safetensors instead." in resumed.output
     again = load_file(run / "generator.safetensors")
     assert all(torch.equal(again[key], reference[key]) for key in reference)
 

@@ -23,6 +23,7 @@ from srtrt.runtime import verified
 from srtrt.runtime.backends import BACKENDS, backend_class
 from srtrt.runtime.backends.base import Capability
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from srtrt.runtime.engines.stored import read_record, write_record
 from srtrt.runtime.models import Model, find_model, weights_folder
 from srtrt.runtime.parity import Parity, read_originals, read_pictures
 from srtrt.runtime.session import Session, open_session
@@ -163,10 +164,10 @@ def test_a_loss_against_the_originals_counts(
     """What is kept are figures; whether they pass is decided anew each time."""
     opened("int8")[0].close()
     (record,) = records(tmp_path)
-    facts = json.loads(record.read_text())
+    facts = read_record(record)
     assert facts["parity"]["lost_db"] == 0.0
     facts["parity"] |= {"psnr_db": 45.0, "max_abs": 9, "lost_db": 0.123}
-    record.write_text(json.dumps(facts))
+    write_record(record, facts)
     with pytest.raises(ParityError, match=r"45\.0 dB, .* 0\.12 dB lost; expected .* 0\.10 dB lost"):
         opened("int8")
     wrong(monkeypatch, bf16=2)  # 42 dB

@@ -229,7 +229,7 @@ def test_unusable_pictures_are_skipped_with_the_reason(files: list[Path], tmp_pa
     assert [reason for _, reason in cache.skipped] == [
         "11x40 is below 12x12",
         "not a PNG, JPEG, WebP, TIFF or BMP picture.",
-        "no such file.",
+        "no such file; expected a picture.",
     ]
 
 

@@ -56,10 +56,10 @@ def test_wrong_settings_are_named(setting: str, message: str) -> None:
 
 def test_files_that_are_no_configuration_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         read_config(path)
     path.write_text("data: [")
-    with pytest.raises(InputError, match="is not YAML"):
+    with pytest.raises(InputError, match="it is no YAML"):
         read_config(path)
     path.write_text("just words")
     with pytest.raises(InputError, match="expected sections"):

@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srtrt.errors import ModelError
+from srtrt.plain_data import shown
 
 Upsampler = Literal["pixelshuffle", "nearest", "pixelshuffledirect"]
 
 HEAD_RADIUS = 4
 """Half width of the 9x9 convolutions that open and close the network."""
+
+MAX_BLOCKS, MAX_FEATURES = 1024, 4096
+"""Largest sizes of a generator, far beyond what can be trained."""
 
 LEAK = 0.2
 """Negative slope of the activation after each upsampling step."""
@@ -52,14 +56,16 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         if self.upsampler not in get_args(Upsampler):
             known = ", ".join(get_args(Upsampler))
-            raise ModelError(f"upsampler is {self.upsampler!r}; expected one of {known}.")
-        if self.blocks < 1 or self.features < 3:
-            raise ModelError(
-                f"generator of {self.blocks} blocks and {self.features} features; "
-                "expected at least 1 block and 3 features."
-            )
-        if self.scale != 4:
-            raise ModelError(f"scale is {self.scale}; only 4 is supported.")
+            raise ModelError(f"upsampler is {shown(self.upsampler)}; expected one of {known}.")
+        for name, least, most in (("blocks", 1, MAX_BLOCKS), ("features", 3, MAX_FEATURES)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ModelError(
+                    f"the generator's {name} are {shown(value)}; expected a whole number from "
+                    f"{least} to {most}."
+                )
+        if type(self.scale) is not int or self.scale != 4:
+            raise ModelError(f"scale is {shown(self.scale)}; only 4 is supported.")
 
     @property
     def receptive_radius(self) -> int:
@@ -95,9 +101,9 @@ class GeneratorConfig:
         Raises:
             ModelError: if a field is unknown or a value is out of range.
         """
-        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        unknown = [name for name in values if name not in cls.__dataclass_fields__]
         if unknown:
-            raise ModelError(f"unknown generator setting {unknown[0]!r}.")
+            raise ModelError(f"unknown generator setting {shown(unknown[0])}.")
         return cls(**values)
 
 
