@@ -1,4 +1,4 @@
-"""Two commands that want the same output, killed at random moments: never half a file, never a mess."""
+"""Two commands that want the same output, killed at random moments: never half a file."""
 
 from __future__ import annotations
 

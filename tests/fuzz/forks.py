@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import os
-import pkgutil
 import resource
 import shutil
 import signal
@@ -24,6 +24,7 @@ from typing import NoReturn
 
 from fuzz import stand_ins
 from fuzz.case import Case
+from support import REPOSITORY
 
 MEMORY_BYTES = 6 << 30
 WALL_SECONDS = 20.0
@@ -69,14 +70,18 @@ def import_everything() -> None:
     for name in _HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    import srtrt
-
-    for module in pkgutil.walk_packages(srtrt.__path__, "srtrt."):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module.name)
+    for part in ("", "train", "export", "runtime"):
+        folder = REPOSITORY / (part or "src/srtrt")
+        for path in sorted(folder.rglob("*.py")):
+            inside = path.relative_to(folder).with_suffix("").parts
+            name = ".".join(("srtrt", *part.split(), *inside)).removesuffix(".__init__")
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     from PIL import Image
 
     Image.init()
+    gc.collect()
+    gc.freeze()  # so that children do not copy what they never touch
     tasks = len(list(Path("/proc/self/task").iterdir()))
     if tasks > 1 or threading.active_count() > 1:
         print(f"note: {tasks} threads run before the first fork", file=sys.stderr)

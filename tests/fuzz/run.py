@@ -62,6 +62,7 @@ class Fuzzer:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
         self.slowest: dict[str, float] = defaultdict(float)
+        self.processor_seconds: dict[str, float] = defaultdict(float)
         self.done = 0
         forks.import_everything()
 
@@ -109,6 +110,7 @@ class Fuzzer:
         counts["cases"] += 1
         counts[{0: "done", 1: "refused", 2: "refused"}.get(outcome.status or 0, "other")] += 1
         self.slowest[kind] = max(self.slowest[kind], outcome.seconds)
+        self.processor_seconds[kind] += outcome.processor_seconds
         if wrong and self.keep is not None:
             shutil.copytree(case.folder, self.keep / case.folder.name, dirs_exist_ok=True)
             (self.keep / case.folder.name / "stderr.txt").write_text(outcome.stderr)
@@ -142,6 +144,7 @@ class Fuzzer:
             "limits": {"memory_bytes": forks.MEMORY_BYTES, "seconds": forks.WALL_SECONDS},
             "kinds": {kind: dict(counts) for kind, counts in sorted(self.counts.items())},
             "slowest_seconds": {kind: round(s, 1) for kind, s in sorted(self.slowest.items())},
+            "processor_seconds": {kind: round(s) for kind, s in self.processor_seconds.items()},
             "faults": [
                 {
                     "kind": kind,
@@ -158,7 +161,6 @@ class Fuzzer:
 def make_corpus(folder: Path) -> Path:
     """The folder of valid files, made by a process of its own if need be."""
     if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
         command = [sys.executable, str(_HERE / "seeds.py"), str(folder)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -211,12 +213,14 @@ def main() -> int:
     else:
         which = [(kind, index) for index in range(arguments.count) for kind in kinds]
     which = [(kind, index + arguments.start) for kind, index in which]
-    fuzzer.run(which, jobs=arguments.jobs)
-    if arguments.strace:
-        if not opened.available():
-            sys.exit("--strace needs strace, which is not installed")
+    if arguments.strace and not opened.available():
+        sys.exit("--strace needs strace, which is not installed")
+    try:
+        fuzzer.run(which, jobs=arguments.jobs)
         sample = [(kind, index) for index in range(arguments.strace) for kind in kinds]
         fuzzer.run(sample, jobs=arguments.jobs, strace=True)
+    except KeyboardInterrupt:
+        print("interrupted; this was found so far:", file=sys.stderr)
     report = fuzzer.report() | {"minutes": round((time.monotonic() - started) / 60, 1)}
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")

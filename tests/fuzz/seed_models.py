@@ -90,17 +90,17 @@ def make_pickles(folder: Path) -> None:
 
 
 def make_graphs(folder: Path, checkpoint: Path) -> None:
-    """The exported graphs of a checkpoint, and such as name other files."""
+    """The exported graphs of a checkpoint unless they are there, and such as name other files."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = export_model(str(checkpoint), folder, precisions=("fp32", "fp16"))
-    for graph in written:
-        model = ModelProto.FromString(graph.path.read_bytes())
+    if not list(folder.iterdir()):
+        export_model(str(checkpoint), folder, precisions=("fp32", "fp16"))
+    for path in sorted(folder.glob("tiny-*.onnx")):
+        model = ModelProto.FromString(path.read_bytes())
         tensor = model.graph.initializer[0]
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="planted/secret")
-        outside = graph.path.with_name(f"outside-{graph.path.name}")
-        outside.write_bytes(model.SerializeToString())
+        path.with_name(f"outside-{path.name}").write_bytes(model.SerializeToString())
 
 
 def make_settings(folder: Path) -> None:

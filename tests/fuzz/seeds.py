@@ -6,6 +6,7 @@ forked safely.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from fuzz import seed_media, seed_models
 
 
 def make_all(folder: Path) -> None:
-    """Writes the seeds of all kinds into a folder."""
+    """Writes the seeds of all kinds into a folder; graphs that are there already are taken."""
+    for kind in ("run", "cache", "engine", "verified"):
+        shutil.rmtree(folder / kind, ignore_errors=True)
     seed_media.make_pictures(folder / "image")
     seed_media.make_clips(folder / "video")
     seed_models.make_settings(folder / "yaml")

@@ -1,0 +1,87 @@
+"""Damaged and hostile files of every kind that is read, through the commands, in children."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import REPOSITORY
+
+pytest.importorskip("torch", reason="needs PyTorch, which makes some of the files")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, tiny_graphs: dict[str, Path]) -> Path:
+    """A folder for the files, with the graphs, which take long to make."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "corpus" / "onnx").mkdir(parents=True)
+    for path in tiny_graphs.values():
+        shutil.copy(path, folder / "corpus" / "onnx")
+    return folder
+
+
+def fuzz(work: Path, *arguments: object) -> dict[str, Any]:
+    """What a run of the script reports."""
+    report = work / "report.json"
+    script = [sys.executable, REPOSITORY / "tests" / "fuzz" / "run.py"]
+    words = [*script, "--work", work, "--json", report, "--jobs", "2", *arguments]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    assert report.exists(), done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(report.read_text())
+    assert not found["faults"], done.stdout
+    assert done.returncode == 0, done.stderr
+    return found
+
+
+def total(report: dict[str, Any]) -> int:
+    return sum(kind["cases"] for kind in report["kinds"].values())
+
+
+def test_damaged_files_end_in_a_sentence(work: Path) -> None:
+    report = fuzz(work, "--count", 120, "--seed", 1)
+    assert total(report) >= 120
+    assert all(kind["cases"] > 0 for kind in report["kinds"].values())
+    refused = sum(kind.get("refused", 0) for kind in report["kinds"].values())
+    done = sum(kind.get("done", 0) for kind in report["kinds"].values())
+    assert refused > 30, report
+    assert done > 10, report
+
+
+def test_a_case_is_decided_by_kind_seed_and_index(work: Path) -> None:
+    sys.path.insert(0, str(REPOSITORY / "tests"))
+    from fuzz.case import Case, Corpus, seeded
+    from fuzz.kinds import KINDS
+
+    def files(folder: Path, kind: str, index: int) -> dict[str, bytes]:
+        case = Case(
+            folder=folder, corpus=Corpus(folder=work / "corpus"), rng=seeded(kind, 1, index)
+        )
+        KINDS[kind][0](case)
+        names = sorted(path for path in folder.rglob("*") if path.is_file())
+        read = {str(path.relative_to(folder)): path.read_bytes() for path in names}
+        shutil.rmtree(folder)
+        return {**read, "words": " ".join(case.words).encode()}
+
+    for kind in KINDS:
+        for index in range(3):
+            once, again, other = (files(work / "again" / kind, kind, i) for i in (index, index, 99))
+            assert once == again, kind
+            assert once != other, kind
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.slow
+def test_no_file_is_opened_that_was_not_named(work: Path) -> None:
+    fuzz(work, "--count", 0, "--strace", 40, "--seed", 3)
+
+
+@pytest.mark.slow
+def test_many_damaged_files(work: Path) -> None:
+    report = fuzz(work, "--count", 2000, "--seed", int(os.environ.get("SRTRT_FUZZ_SEED", "2")))
+    assert total(report) >= 2000
