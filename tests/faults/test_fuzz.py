@@ -75,6 +75,21 @@ def test_a_case_is_decided_by_kind_seed_and_index(work: Path) -> None:
             assert once != other, kind
 
 
+def test_a_file_that_was_not_named_is_noticed(tmp_path: Path) -> None:
+    sys.path.insert(0, str(REPOSITORY / "tests"))
+    from fuzz import opened
+    from fuzz.case import Case, Corpus, seeded
+
+    folder = tmp_path / "case"
+    case = Case(folder=folder, corpus=Corpus(folder=tmp_path / "c"), rng=seeded("image", 1, 1))
+    names = [folder / "in.png", "planted/secret", "/etc/hostname", "/usr/lib/x.so", tmp_path / "d"]
+    lines = [f'7 openat(AT_FDCWD, "{name}", O_RDONLY) = 3\n' for name in names]
+    lines.append("7 connect(5, {sa_family=AF_INET, sin_port=htons(80)}, 16) = 0\n")
+    opened.log_path(case).write_text("".join(lines))
+    found = [str(folder / "planted/secret"), "/etc/hostname", str(tmp_path / "d")]
+    assert opened.strangers(case) == [*found, "a connection of AF_INET"]
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.slow
 def test_no_file_is_opened_that_was_not_named(work: Path) -> None:

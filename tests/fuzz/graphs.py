@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import onnx
-from fuzz.damage import NUMBERS, damaged
+from fuzz.damage import NUMBERS, damaged, flip
 from fuzz.values import changed_json
 from onnx import ModelProto
 
@@ -81,5 +81,10 @@ def _change_tensor(rng: random.Random, tensor: onnx.TensorProto) -> None:
         tensor.raw_data = (_int64(rng) % 2**64).to_bytes(8, "little")[: len(tensor.raw_data)] * (
             len(tensor.raw_data) // 8 or 1
         )
+    elif rng.random() < 0.6:  # other weights in a sound graph
+        weights = bytearray(tensor.raw_data)
+        for _ in range(rng.choice((1, 4, 64))):
+            flip(rng, weights, ())
+        tensor.raw_data = bytes(weights)
     else:
         tensor.raw_data = damaged(rng, tensor.raw_data)

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def strangers(case: Case) -> list[str]:
     own += [
         sys.prefix,
         sys.base_prefix,
-        sysconfig.get_path("purelib"),
+        *filter(None, sys.path),
         *map(str, case.corpus.extra),
     ]
     found = list[str]()

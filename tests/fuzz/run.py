@@ -97,6 +97,7 @@ class Fuzzer:
                     Fault(verdict="opened", where=name) for name in opened.strangers(case)[:3]
                 ]
                 opened.log_path(case).unlink()
+                self.counts[kind]["traced"] += 1
             self._count(kind, index, case, outcome, wrong)
             forks.clear(case)
             self.done += 1

@@ -67,11 +67,11 @@ def _of_words(outcome: Outcome) -> Iterator[tuple[str, str]]:
         return
     last = _last_line(outcome.stderr)
     if not last.startswith(("srtrt: ", "Usage: ", "Error: ")):
-        yield "sentence", f"the last line is {last[:200]!r}"
+        yield "sentence", f"the last line is {_shape(last)!r}"
     elif len(last) > LONGEST_SENTENCE:
-        yield "sentence", f"{len(last)} characters: {last[:150]}"
+        yield "sentence", f"too long: {_shape(last)}"
     elif re.search(r"0x[0-9a-f]{8,}| object at |\(\)\.$|\.py\b.*line|\bself\b", last):
-        yield "sentence", f"not for people: {last[:300]}"
+        yield "sentence", f"not for people: {_shape(last)}"
 
 
 def _of_files(case: Case, outcome: Outcome) -> Iterator[tuple[str, str]]:
@@ -100,6 +100,11 @@ def _innermost(text: str) -> str:
     return " ".join(
         f"{'/'.join(path.split('/')[-3:])}:{line} {name}" for path, line, name in chosen
     )
+
+
+def _shape(sentence: str) -> str:
+    """The sentence without what differs from file to file."""
+    return re.sub(r"'[^']*'|\d+", "N", sentence)[:200]
 
 
 def _last_line(text: str) -> str:
