@@ -14,6 +14,7 @@ from av.stream import Discard
 from srtrt.errors import InputError, TruncatedInputError
 from srtrt.runtime.video import pyav, sniff
 from srtrt.runtime.video.colour_tags import ColourTags, resolve_colour
+from srtrt.runtime.video.early_end import End, why
 from srtrt.runtime.video.facts import Step, VideoFacts
 from srtrt.runtime.video.frame_times import FrameTimes, shown_by_decoding, ticks_per_frame
 from srtrt.runtime.video.opening import (
@@ -61,7 +62,7 @@ class VideoSource:
         self._keep_going = keep_going
         self._missing_bytes = 0
         self._scheme: str | None = None
-        self._unreadable = "there is none"
+        self._skipped: str | None = None
         self._ignored: set[int] = set()
         self._demuxed = 0
         sniff.check_plain_file(path)
@@ -181,7 +182,9 @@ class VideoSource:
                 return steps
         if self._scheme is not None:
             raise InputError(encrypted(self.path, "its video", self._scheme))
-        raise InputError(f"{self.path}: no frame of its video can be decoded ({self._unreadable}).")
+        if self._skipped is None:
+            raise InputError(f"{self.path} has a video stream without any frame.")
+        raise InputError(f"{self.path}: no frame of its video can be decoded: {self._skipped}.")
 
     def _read_facts(self) -> tuple[VideoFacts, FrameTimes]:
         frame = self._buffered[-1].frame
@@ -278,7 +281,7 @@ class VideoSource:
                     self._demuxed += 1
                 yield packet
         except av.FFmpegError as error:
-            yield f"the file cannot be read further ({error.strerror})"
+            yield f"the file cannot be read further{why(error)}"
 
     def _decode_packet(
         self, packet: Packet[Any], count: int
@@ -292,9 +295,9 @@ class VideoSource:
             try:
                 decoded = self.stream.decode(packet)
             except av.FFmpegError as error:
-                problem = f"the decoder met damaged data ({error.strerror})"
+                problem = f"the decoder met damaged data{why(error)}"
         if problem and count == 0:
-            self._unreadable = problem
+            self._skipped = problem
             # Recordings that start between key frames begin with packets nobody can decode.
             self._note_once("Packets before the first decodable frame were skipped.")
             return [], None
@@ -326,21 +329,10 @@ class VideoSource:
     def _broken(self, good: int, what: str) -> None:
         """Ends the video after ``good`` frames; ``what`` is the end of a sentence."""
         self.good_frames = good
-        change = self._watched.change()
-        if change is not None:
-            problem = f"{self.path}: {change}; run again when it is complete"
-            self.damage = f"After {good} frames, {change}."
-        elif self._scheme is not None:
-            self.damage = f"It is encrypted (DRM, scheme {self._scheme}) after {good} clear frames."
-            problem = encrypted(self.path, "its video", self._scheme, f" after {good} clear frames")
-        else:
-            self.damage = f"It breaks after {good} good frames: {what}."
-            problem = f"{self.path} is damaged. {self.damage}"
-        if good == 0 and change is None:
-            self._unreadable = what
-        elif not self._keep_going or good == 0:
-            hint = f". Use --keep-going to write the {good} frames before that." if good else "."
-            raise TruncatedInputError(f"{problem.rstrip('.')}{hint}", good_frames=good)
+        end = End(good, what, change=self._watched.change(), scheme=self._scheme)
+        self.damage = end.damage
+        if not good or not self._keep_going:
+            raise TruncatedInputError(end.problem(self.path), good_frames=good)
 
     def _timed(self, step: Step, index: int) -> Step:
         """Gives a frame its timestamp and duration in ticks, strictly increasing."""

@@ -15,6 +15,12 @@ from srtrt.runtime.video.protection import encrypted_tracks
 _FLV_HEADER = 13
 """Bytes of a Flash video before its first tag."""
 
+_TOP_BOXES = frozenset(
+    {"ftyp", "styp", "moov", "moof", "mdat", "free", "skip", "wide"}
+    | {"uuid", "meta", "mfra", "sidx", "ssix", "prft", "emsg", "pnot", "pdin"}
+)
+"""Boxes that stand at the top of ISO 14496-12 and QuickTime files."""
+
 _MATROSKA_ID = re.compile(r"Unknown/unsupported AVCodecID (\S+?)\.?$")
 
 
@@ -86,8 +92,14 @@ def _said(messages: Sequence[str]) -> str:
 def _iso(file: BinaryIO, size: int, said: str) -> str:
     """What there is of a file made of ISO boxes, after its name."""
     found = list(boxes(file, 0, size))
-    last = found[-1]
     kinds = {box.kind for box in found}
+    strange = next((box for box in found if not _is_plausible(box, size)), None)
+    last = found[-1]
+    if strange is not None:
+        return (
+            f"is a damaged MP4 or QuickTime file: there is none of its boxes at byte "
+            f"{strange.start:,}, where one should begin; what follows cannot be found."
+        )
     if last.end is not None and last.end < last.body:
         return (
             f"is a damaged MP4 or QuickTime file: its box {last.kind!r} at byte {last.start:,} "
@@ -114,6 +126,14 @@ def _iso(file: BinaryIO, size: int, said: str) -> str:
             "be read; recordings and downloads that were not finished look so."
         )
     return f"is an MP4 or QuickTime file without any media: it holds only {_named(found)}."
+
+
+def _is_plausible(box: Box, size: int) -> bool:
+    """Whether a box is one of ISO 14496-12 or QuickTime, or may be one of somebody else."""
+    if box.kind in _TOP_BOXES:
+        return True
+    inside = box.end is not None and box.body <= box.end <= size
+    return inside and box.kind.isascii() and box.kind.replace(" ", "x").isalnum()
 
 
 def _named(found: Sequence[Box]) -> str:

@@ -74,6 +74,7 @@ def split(data: bytes) -> list[tuple[bytes, bytes]]:
         ("open.mp4", FTYP + b"\x00\x00\x00\x00mdat" + bytes(500), "500 bytes of media (mdat) but"),
         ("cut.mp4", FTYP + box(b"mdat", bytes(500))[:100], "lacks the last 408 bytes, and the"),
         ("odd.mp4", FTYP + b"\x00\x00\x00\x03free" + box(b"moov"), "'free' at byte 20 claims 3"),
+        ("junk.mp4", FTYP + b"\x00\x00\x01\x00\x96\xe0\x00\x00" + bytes(90), "boxes at byte 20"),
         ("empty.mp4", FTYP + box(b"moov", box(b"trak")), "holds no video stream"),
         ("part.m4s", box(b"moof", box(b"mfhd", bytes(8))) + box(b"mdat"), "is a fragment of a"),
         ("cut.mkv", b"\x1aE\xdf\xa3\x80\x18S\x80g\x01" + bytes(6) + b"\x99", "lacks 153 bytes"),
