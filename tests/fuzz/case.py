@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_UNTOUCHED = 0.02
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
@@ -40,6 +42,14 @@ class Case:
     """Names of folders in which a run may write whatever becomes of it."""
     stand_ins: tuple[str, ...] = ()
     """Names of what is replaced before it runs, see :mod:`fuzz.stand_ins`."""
+
+    whole: bool = False
+    """Whether the file was left as it is."""
+
+    def spared(self) -> bool:
+        """Decides whether the file is left as it is: a few must be, to see that they work."""
+        self.whole = self.rng.random() < _UNTOUCHED
+        return self.whole
 
     def pick(self, files: Sequence[Path]) -> tuple[Path, bytes, list[bytes]]:
         """A seed, its bytes, and the bytes of a few others of its kind."""

@@ -24,14 +24,12 @@ _VIDEOS = (
     *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".vob"),
     *(".flv", ".ogv", ".wmv", ".asf", ".mxf", ".ivf", ".nut", ".gif", ".3gp", ".h264", ".hevc"),
 )
-_UNTOUCHED = 0.02
-"""Share of cases that are not damaged: those must work."""
 
 
 def _media(case: Case, data: bytes, others: list[bytes]) -> bytes:
     """Pictures and clips: half of the time by their structure."""
     rng = case.rng
-    if rng.random() < _UNTOUCHED:
+    if case.spared():
         return data
     grammar = grammar_of(data)
     if rng.random() < 0.6:
@@ -91,7 +89,7 @@ def graph(case: Case) -> None:
     """ONNX graphs: fields of their messages, numbers in their nodes, facts in their spec."""
     _, data, others = case.pick(case.corpus.files("onnx", ".onnx"))
     rng = case.rng
-    if rng.random() >= _UNTOUCHED:
+    if not case.spared():
         way = rng.random()
         if way < 0.2:
             data = damaged(rng, data, others)
@@ -121,7 +119,7 @@ def graph(case: Case) -> None:
 def checkpoint(case: Case) -> None:
     """Checkpoints as a model, to export, and to start training from."""
     _, data, others = case.pick(case.corpus.files("safetensors", ".safetensors"))
-    if case.rng.random() >= _UNTOUCHED:
+    if not case.spared():
         data = changed_safetensors(case.rng, data, others)
     name, way = case.write("model.safetensors", data), case.rng.randrange(6)
     if way < 3:
@@ -140,7 +138,7 @@ def checkpoint(case: Case) -> None:
 def pickle(case: Case) -> None:
     """What PyTorch saved, given as VGG19 or where another kind of file is expected."""
     path, data, others = case.pick(case.corpus.files("pth", ".pth", ".pt"))
-    if case.rng.random() >= _UNTOUCHED:
+    if not case.spared():
         data = damaged(case.rng, data, others) if path.stem == "old" else changed_zip(
             case.rng, data, others
         )  # fmt: skip
@@ -162,7 +160,7 @@ def state(case: Case) -> None:
     states = [path for path in files if path.parent.name == "states"]
     path = rng.choice(states) if rng.random() < 0.5 else rng.choice(files)
     case.seed_file, data = path.name, path.read_bytes()
-    if rng.random() >= _UNTOUCHED:
+    if not case.spared():
         data = _of_run(rng, path, data)
     case.write(f"run/{path.relative_to(run)}", data)
     way = rng.randrange(10)
@@ -197,7 +195,7 @@ def cache(case: Case) -> None:
     files = sorted((case.corpus.folder / "cache" / "pictures").iterdir())
     path = rng.choice([each for each in files if each.stat().st_size])
     case.seed_file, data = path.name, path.read_bytes()
-    if rng.random() >= _UNTOUCHED:
+    if not case.spared():
         data = _resealed(rng, data) if path.suffix == ".json" else damaged(rng, data)
     case.write(f"cache/pictures/{path.name}", data)
     _train(case, str(case.corpus.folder / "pictures"), "--config", _tiny(case))
@@ -226,7 +224,7 @@ def engine(case: Case) -> None:
     sidecars = [path for path in files if path.name.endswith(".engine.json")]
     path = rng.choice(sidecars) if rng.random() < 0.7 else rng.choice(files)
     case.seed_file, data = path.name, path.read_bytes()
-    if rng.random() >= _UNTOUCHED:
+    if not case.spared():
         data = _resigned(rng, data) if path.suffix == ".json" else damaged(rng, data)
     case.write(f"cache/engines/{path.name}", data)
     case.keeps = ("cache",)
@@ -269,7 +267,7 @@ def verified(case: Case) -> None:
         path = rng.choice(files)
         case.seed_file = path.name
         data = path.read_bytes()
-        data = data if rng.random() < _UNTOUCHED else changed_json(rng, data)
+        data = data if case.spared() else changed_json(rng, data)
         case.write(f"cache/verified/{path.name}", data)
     graph_file = case.corpus.folder / "onnx" / "tiny-rgb8-fp32.onnx"
     picture_file = case.write("in.png", (case.corpus.folder / "image" / "rgb.png").read_bytes())
@@ -281,7 +279,7 @@ def verified(case: Case) -> None:
 def settings(case: Case) -> None:
     """Settings of a run as YAML."""
     _, data, others = case.pick(case.corpus.files("yaml", ".yaml", ".yml"))
-    if case.rng.random() >= _UNTOUCHED:
+    if not case.spared():
         data = changed_yaml(case.rng, data, others)
     name = case.write("settings.yaml", data)
     _train(case, str(case.corpus.folder / "pictures"), "--config", name)
