@@ -11,7 +11,6 @@ import json
 import mmap
 import os
 import shutil
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,7 @@ from torch import Tensor
 from srtrt.datasets import read_rgb8
 from srtrt.errors import InputError, OutputError, TrainingError, UsageError
 from srtrt.files import cache_folder, file_sha256, read_plain, replace_when_complete, stale_parts
-from srtrt.images import MAX_PIXELS, READABLE
+from srtrt.images import ERROR_STREAM, MAX_PIXELS, READABLE
 from srtrt.locks import locked
 from srtrt.plain_data import DataError, read_json_object, shown
 
@@ -41,7 +40,6 @@ FORMAT = 1
 _HINT = "Free some space, or set SRTRT_CACHE to a folder on another disk."
 _LOCAL = "Set SRTRT_CACHE to a folder on a local disk that can be written."
 _MAX_INDEX_BYTES = 1 << 30
-_TIFF = threading.Lock()
 _Progress = Callable[[int, int], None]
 _Pixels = NDArray[np.uint8]
 
@@ -188,7 +186,7 @@ class _Job:
         """The picture as it is stored, or the reason why it is skipped."""
         entry = _Entry(str(path.absolute()), *_facts(path))  # before it is read, lest it change
         try:
-            rgb = _read(path)
+            rgb = read_rgb8(path)
         except InputError as error:
             return replace(entry, skipped=str(error).removeprefix(f"{path}: ")), None
         height, width = rgb.shape[:2]
@@ -304,7 +302,7 @@ def _write_pixels(job: _Job, part: Path, needed: int, on_progress: _Progress | N
                 offset += rgb.size
             entries.append(entry)
             if on_progress:
-                with _TIFF:  # while a TIFF is read, nothing reaches the terminal
+                with ERROR_STREAM:  # else what is said might not reach the terminal
                     on_progress(len(entries), total)
     if not offset:
         first = f" The first: {job.files[0]}: {entries[0].skipped.rstrip('.')}." if entries else ""
@@ -323,19 +321,6 @@ def _in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _read(path: Path) -> _Pixels:
-    """:func:`read_rgb8`, one TIFF at a time: it turns the process's error stream away."""
-    try:
-        with path.open("rb") as file:
-            tiff = file.read(2) in (b"II", b"MM")
-    except OSError:
-        tiff = False
-    if tiff:
-        with _TIFF:
-            return read_rgb8(path)
-    return read_rgb8(path)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -25,12 +26,15 @@ from PIL import Image, UnidentifiedImageError
 from srtrt.errors import InputError, OutputError, SrtrtError
 from srtrt.exif import ORIENTATION, exif_of_size, upright_exif
 from srtrt.files import open_plain, replace_when_complete
-from srtrt.image_codecs import decode_16_bit, encode_png_16, encode_tiff
+from srtrt.image_codecs import PNG_SIGNATURE, decode_16_bit, encode_png_16, encode_tiff
 
 Samples: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
 
 MAX_PIXELS = 256_000_000
 """Pictures announced larger than this are refused before any of their memory is asked for."""
+
+ERROR_STREAM = threading.Lock()
+"""Held while a decoder that prints is kept from the process's error stream."""
 
 FORMAT_OF_SUFFIX = {
     ".png": "PNG",
@@ -116,14 +120,14 @@ def read_image(path: Path) -> Picture:
             :data:`MAX_PIXELS`, or holds what :mod:`srtrt.images` does not support.
     """
     with open_plain(path, "a picture") as file:
-        magic = file.read(4)
+        head = file.read(30)
         file.seek(0)
-        if not magic:
+        if not head:
             raise InputError(f"{path}: the file is empty; expected a picture.")
-        if not magic.startswith(_MAGIC):
+        if not head.startswith(_MAGIC):
             raise InputError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP picture.")
         try:
-            with _quiet_decoders(magic):
+            with _quiet_decoders(head):
                 return _decode(path, file)
         except SrtrtError:
             raise
@@ -139,29 +143,38 @@ def read_image(path: Path) -> Picture:
 
 
 @contextmanager
-def _quiet_decoders(magic: bytes) -> Iterator[None]:
+def _quiet_decoders(head: bytes) -> Iterator[None]:
     """Keeps warnings of the decoders off the terminal and lifts Pillow's own limit of size.
 
-    libtiff prints from C, so the error stream itself is turned away while a TIFF is decoded.
+    libtiff, and OpenCV's libpng, print from C.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    stderr = None
-    if magic in _TIFF_MAGIC:
-        sys.stderr.flush()
-        with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
-            stderr = os.dup(2)
-            os.dup2(nowhere.fileno(), 2)
+    prints = head.startswith(_TIFF_MAGIC) or _is_16_bit_png(head)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_error_stream() if prints else nullcontext():
             warnings.simplefilter("ignore")
             yield
     finally:
-        if stderr is not None:
-            os.dup2(stderr, 2)
-            os.close(stderr)
         cv2.utils.logging.setLogLevel(level)
         Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _no_error_stream() -> Iterator[None]:
+    """Turns the process's error stream away."""
+    with ERROR_STREAM:
+        sys.stderr.flush()
+        stderr = None
+        with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+            stderr = os.dup(2)
+            os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            if stderr is not None:
+                os.dup2(stderr, 2)
+                os.close(stderr)
 
 
 def _decode(path: Path, file: IO[bytes]) -> Picture:
@@ -238,7 +251,7 @@ def _samples(
     image: Image.Image, file: IO[bytes], head: bytes, tags: dict[int, Any]
 ) -> tuple[Samples, Samples | None, bool]:
     """RGB, alpha and whether the picture is grayscale."""
-    if (image.format == "PNG" and head[24] == 16) or 16 in tags.get(258, ()):
+    if _is_16_bit_png(head) or 16 in tags.get(258, ()):
         file.seek(0)
         return _samples_16_bit(image, decode_16_bit(file.read()), head, tags)
     gray, has_alpha = image.mode in _GRAY_MODES, image.has_transparency_data
@@ -247,6 +260,11 @@ def _samples(
     rgb = np.repeat(samples[..., :1], 3, axis=2) if gray else samples[..., :3]
     alpha = np.ascontiguousarray(samples[..., -1]) if has_alpha else None
     return np.ascontiguousarray(rgb), alpha, gray
+
+
+def _is_16_bit_png(head: bytes) -> bool:
+    """Whether a file starts as a PNG whose header (IHDR) gives a bit depth of 16."""
+    return head.startswith(PNG_SIGNATURE) and head[24:25] == b"\x10"
 
 
 def _samples_16_bit(

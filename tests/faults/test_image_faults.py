@@ -203,13 +203,26 @@ def test_truncated_pictures_are_refused_quietly(
 
 
 @pytest.mark.parametrize("share", [0.5, 0.97])
-def test_truncated_16_bit_pictures_are_refused(tmp_path: Path, share: float) -> None:
+def test_truncated_16_bit_pictures_are_refused_quietly(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], share: float
+) -> None:
     deep = np.random.default_rng(2).integers(0, 65536, (30, 40, 3), np.uint16)
     for name in ("cut.png", "cut.tif"):
         cv2.imwrite(str(tmp_path / name), deep)
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: int(len(data) * share)])
         refused(run(tmp_path / name), name, "damaged")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_libpng_prints_stays_off_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    deep = np.random.default_rng(2).integers(0, 65536, (30, 40, 3), np.uint16)
+    data = cv2.imencode(".png", deep)[1].tobytes()
+    (tmp_path / "endless.png").write_bytes(data[: data.rindex(b"IEND") - 4])
+    run(tmp_path / "endless.png")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
