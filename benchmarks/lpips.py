@@ -14,7 +14,6 @@ figures rank models against each other; they are not comparable with LPIPS publi
 from __future__ import annotations
 
 import importlib
-import pickle
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from srtrt.errors import InputError, MissingPackageError
+from srtrt.networks.state_dict import read_state_dict
 
 NETWORK_FILE = "squeezenet1_1_imagenet_notop.h5"
 WEIGHTS_FILE = "lpips_lin_v0.1_squeeze.pth"
@@ -196,13 +196,11 @@ def _arrays(h5py: Any, file: Any, name: str) -> list[NDArray[np.float32]]:
 
 def _read_layer_weights(path: Path) -> list[float]:
     """The mean of each layer's published weights."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        weights = [state[f"lin{index}.model.1.weight"].flatten() for index in range(7)]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{path}: does not hold the linear layers of LPIPS 0.1 for SqueezeNet ({error})."
-        ) from error
+    state = read_state_dict(path, "the linear layers of LPIPS")
+    names = [f"lin{index}.model.1.weight" for index in range(7)]
+    if not all(name in state and state[name].is_floating_point() for name in names):
+        raise InputError(f"{path}: does not hold the linear layers of LPIPS 0.1 for SqueezeNet.")
+    weights = [state[name].flatten() for name in names]
     found = tuple(len(weight) for weight in weights)
     if found != _TAP_CHANNELS:
         raise InputError(f"{path}: its layers have {found} channels; expected {_TAP_CHANNELS}.")

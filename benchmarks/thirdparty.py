@@ -6,17 +6,16 @@ features, BatchNorm and one-slope PReLU, two sub-pixel steps and an output of (t
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from srtrt.errors import InputError, ModelError, first_line
+from srtrt.errors import ModelError
+from srtrt.networks.state_dict import read_state_dict
 
 _FEATURES = 64
 _BLOCKS = 5
@@ -95,15 +94,7 @@ def load_third_party(path: Path) -> ThirdPartyGenerator:
         InputError: if the file is missing or not a file of tensors.
         ModelError: if it holds another network.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; expected a .pth file.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = first_line(error) or type(error).__name__
-        raise InputError(
-            f"{path}: not a PyTorch file that holds tensors alone ({reason})."
-        ) from error
+    state = read_state_dict(path, "a .pth checkpoint")
     net = ThirdPartyGenerator()
     problem = _mismatch(net, state)
     if problem is not None:
@@ -116,12 +107,10 @@ def load_third_party(path: Path) -> ThirdPartyGenerator:
     return net.eval()
 
 
-def _mismatch(net: nn.Module, state: Any) -> str | None:
+def _mismatch(net: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     """What keeps a state from being that of ``net``; None if it fits."""
-    if not isinstance(state, Mapping):
-        return f"it holds a {type(state).__name__} instead of tensors by name"
     expected = {k: v.shape for k, v in net.state_dict().items() if _STATISTICS_COUNTER not in k}
-    found = {k: getattr(v, "shape", None) for k, v in state.items() if _STATISTICS_COUNTER not in k}
+    found = {k: v.shape for k, v in state.items() if _STATISTICS_COUNTER not in k}
     for name in (*expected, *found):
         if name not in found:
             return f"tensor {name!r} is missing"

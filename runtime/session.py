@@ -21,7 +21,7 @@ from srtrt.runtime.ring import Pending, in_order
 from srtrt.runtime.select import choose, with_int8_hint
 from srtrt.runtime.tiling import TilePlan, kept, plan_tiles, region
 from srtrt.runtime.verified import open_verified
-from srtrt.spec import Form, Precision
+from srtrt.spec import UNBOUNDED, Form, Precision
 from srtrt.weights import DEFAULT_MODEL
 
 _CHROMA_REACH = 2
@@ -68,6 +68,11 @@ class Session:
         self.description = f"{self.model} on {backend.description}"
         self.reason = f"{backend.description}."
         self.notes = backend.notes
+        if radius == UNBOUNDED:
+            self.notes.append(
+                f"How far a pixel of {self.model} sees cannot be told from its graph, so pictures "
+                "are computed whole, never in tiles."
+            )
         self.backend_options: Mapping[str, Any] = {}
         self.output_check = OutputCheck(backend, margin=self._margin, scale=scale, notes=self.notes)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, PackageError, install_hint
-from srtrt.files import cache_folder
+from srtrt.errors import BackendError, OutputError, PackageError, install_hint
+from srtrt.files import cache_folder, make_own_folder
 from srtrt.packages import unusable
 from srtrt.runtime.backends.base import Backend, Capability, require_at_least
 from srtrt.runtime.cuda.device import Stream
 from srtrt.runtime.engines.key import InputSize
-from srtrt.runtime.engines.stored import make_folder
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, RingOptions
@@ -154,16 +156,44 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
         return super().capabilities()[:1]
 
     def _more_options(self) -> dict[str, str]:
-        folder = cache_folder("engines") / "onnxruntime"
-        make_folder(folder)
-        return {
-            # Its networks are not strongly typed, so a float16 graph needs the flag as well.
-            "trt_fp16_enable": str(int(self.precision == "fp16")),
+        # Its networks are not strongly typed, so a float16 graph needs the flag as well.
+        options = {"trt_fp16_enable": str(int(self.precision == "fp16"))}
+        try:
+            folder = str(_engine_folder())
+        except OutputError as error:
+            note = f"The engine of {self.name} is built anew each time: {error}"
+            self.notes += [note] if note not in self.notes else []
+            return options
+        return options | {
             "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(folder),
+            "trt_engine_cache_path": folder,
             "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(folder),
+            "trt_timing_cache_path": folder,
         }
+
+
+def _engine_folder() -> Path:
+    """Where ONNX Runtime keeps engines, which are code that it loads whoever wrote them.
+
+    So nobody else may enter the folder, and what is in it must be this user's.
+
+    Raises:
+        OutputError: if it cannot be made, or others could have written what is in it.
+    """
+    folder = make_own_folder(cache_folder("engines") / "onnxruntime")
+    try:
+        folder.chmod(0o700)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+                    raise OutputError(
+                        f"{entry.path}: is not a plain file of yours, and an engine is code; "
+                        "remove it."
+                    )
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read ({error.strerror or error}).") from error
+    return folder
 
 
 @dataclass(frozen=True)

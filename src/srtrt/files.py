@@ -361,6 +361,26 @@ def cache_folder(kind: str) -> Path:
         ) from error
 
 
+def make_own_folder(folder: Path) -> Path:
+    """Makes a folder in which nobody else can plant a file, if it does not exist.
+
+    Raises:
+        OutputError: if it cannot be made, is a link, or others own it or can write into it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}).") from error
+    foreign = not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid()
+    if foreign or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OutputError(
+            f"{folder}: is not a folder that you alone can write "
+            f"(owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}); remove it."
+        )
+    return folder
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal.
 

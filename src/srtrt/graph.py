@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from onnx import (
     numpy_helper,
 )
 
-from srtrt.canonical import without_metadata
+from srtrt.canonical import graph_sha256, without_metadata
 from srtrt.errors import ModelError, OutputError
 from srtrt.files import replace_when_complete
 from srtrt.forms import FORM_GRAPHS, LR, OPSET, SCALE, SR, Nodes
 from srtrt.graph_check import read_model
-from srtrt.spec import SPEC_KEY, Form, ModelSpec, Precision
+from srtrt.reach import network_reach
+from srtrt.spec import SPEC_KEY, UNBOUNDED, Form, ModelSpec, Precision
 from srtrt.widen import widen
 
 
@@ -284,10 +285,11 @@ def stamp(model: ModelProto, spec: ModelSpec) -> ModelProto:
 
 
 def read_spec(model: ModelProto, source: str) -> ModelSpec:
-    """The spec inside a graph.
+    """The spec inside a graph, with the receptive radius that the graph itself has.
 
     Raises:
-        ModelError: if there is none, or it disagrees with the graph's own inputs and outputs.
+        ModelError: if there is none, or it disagrees with the graph's own inputs and outputs, with
+            what it computes around its network, or with the network's scale and receptive radius.
     """
     props = {entry.key: entry.value for entry in model.metadata_props}
     if SPEC_KEY not in props:
@@ -320,7 +322,62 @@ def read_spec(model: ModelProto, source: str) -> ModelSpec:
             f"{source}: its spec says scale {spec.scale}; graphs of form {spec.form} enlarge "
             f"{SCALE}x."
         )
-    return spec
+    return _measured(model, spec, source)
+
+
+def _measured(model: ModelProto, spec: ModelSpec, source: str) -> ModelSpec:
+    """The spec with the receptive radius that the graph has.
+
+    Raises:
+        ModelError: if the graph enlarges otherwise, or sees farther than the spec says.
+    """
+    nodes, initializers = network_nodes(model.graph)
+    _require_form(model, nodes, spec, source)
+    found = network_reach(nodes, {each.name: each for each in initializers}, LR, SR)
+    if isinstance(found, str):
+        return spec.with_(receptive_radius=UNBOUNDED)
+    if found.scale != spec.scale:
+        raise ModelError(
+            f"{source}: its network enlarges {found.scale}x; graphs of form {spec.form} enlarge "
+            f"{SCALE}x."
+        )
+    if spec.receptive_radius < found.radius:
+        raise ModelError(
+            f"{source}: its spec says that a pixel sees {spec.receptive_radius} pixels around it, "
+            f"and its network sees {found.radius}, so tiles would have seams; export it again."
+        )
+    return spec.with_(receptive_radius=found.radius)
+
+
+def _require_form(
+    model: ModelProto, nodes: Sequence[NodeProto], spec: ModelSpec, source: str
+) -> None:
+    """Refuses a graph that computes something else around its network than its form does."""
+    wanted = FORM_GRAPHS[spec.form]
+    head, tail = Nodes("in"), Nodes("out")
+    wanted.head(head)
+    wanted.tail(tail)
+    made = [*head.constants.values(), *tail.constants.values()]
+    inside = {output for node in nodes for output in node.output}
+    outside = [node for node in model.graph.node if inside.isdisjoint(node.output)]
+    read = {name for node in outside for name in node.input}
+    kept = [each for each in model.graph.initializer if each.name in read]
+
+    def shell(nodes: Sequence[NodeProto], constants: Sequence[TensorProto]) -> str:
+        bounds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (LR, SR)]
+        inputs, outputs = [*wanted.inputs, bounds[1]], [*wanted.outputs, bounds[0]]
+        graph = helper.make_graph(nodes, "shell", inputs, outputs, constants)
+        return graph_sha256(helper.make_model(graph, opset_imports=model.opset_import))
+
+    try:
+        same = shell(outside, kept) == shell([*head.nodes, *tail.nodes], made)
+    except ModelError:
+        same = False
+    if not same:
+        raise ModelError(
+            f"{source}: computes something else between its network and its inputs and outputs "
+            f"than graphs of form {spec.form} do; export it again."
+        )
 
 
 def _agree(ours: ValueInfoProto, theirs: ValueInfoProto) -> bool:

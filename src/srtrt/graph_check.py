@@ -27,6 +27,7 @@ from onnx import (
 )
 
 from srtrt.errors import InputError, ModelError, first_line
+from srtrt.files import read_plain
 
 MAX_FILE_BYTES = 1 << 29
 """Largest file that is read."""
@@ -69,17 +70,10 @@ def read_model(path: Path) -> ModelProto:
         InputError: if it is missing, too large, or no ONNX file.
         ModelError: if the graph must not or cannot be used.
     """
+    data = read_plain(path, "an .onnx graph written by srtrt", most=MAX_FILE_BYTES)
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; expected an .onnx graph written by srtrt.")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise InputError(
-                f"{path}: {size / 2**20:.0f} MiB; expected an .onnx graph of at most "
-                f"{MAX_FILE_BYTES >> 20} MiB."
-            )
-        model = ModelProto.FromString(path.read_bytes())
-    except (DecodeError, OSError) as error:
+        model = ModelProto.FromString(data)
+    except DecodeError as error:
         raise InputError(
             f"{path}: not a readable ONNX file ({error}); it may be cut short."
         ) from error

@@ -22,7 +22,7 @@ import psutil
 from filelock import lock_descriptor
 
 from srtrt.errors import InputError, OutputError
-from srtrt.files import cache_folder, read_plain, stale_parts
+from srtrt.files import cache_folder, make_own_folder, read_plain, stale_parts
 from srtrt.plain_data import read_json_object
 
 _HINT = "Set SRTRT_CACHE to a folder on a local disk that can be written."
@@ -92,7 +92,7 @@ def _claimed(path: Path) -> tuple[Path, int]:
     name, problem = f"{_identity(path)}.lock", ""
     for folder in (_cached_locks, _temporary_locks):
         try:
-            lock = _own_folder(folder()) / name
+            lock = make_own_folder(folder()) / name
             holder = ""
             for _ in range(_TRIES):
                 descriptor = _acquired(lock, wait=False, on_wait=None)
@@ -139,15 +139,6 @@ def _cached_locks() -> Path:
 
 def _temporary_locks() -> Path:
     return Path(tempfile.gettempdir()) / f"srtrt-{os.geteuid()}"
-
-
-def _own_folder(folder: Path) -> Path:
-    """Makes a folder in which nobody else can plant a file."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if folder.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise PermissionError(0, f"{folder} can be written by others")
-    return folder
 
 
 def _acquired(path: Path, wait: bool, on_wait: Callable[[], None] | None) -> int | None:

@@ -26,7 +26,10 @@ MAX_SPEC_BYTES = 1 << 22
 """Longest JSON of a spec that is read."""
 
 _LONGEST_TEXT = 256
-_LARGEST_SCALE, _LARGEST_RADIUS, _MOST_FEATURES = 64, 1 << 16, 1 << 16
+UNBOUNDED = 1 << 16
+"""Receptive radius of a network of which it cannot be told; no tile is so large."""
+
+_LARGEST_SCALE, _MOST_FEATURES = 64, 1 << 16
 """Limits beyond what any network has whose pictures fit into memory."""
 
 _KINDS: dict[str, type] = {"int": int, "Mapping": Mapping}
@@ -59,7 +62,7 @@ class ModelSpec:
     precision: Precision = "fp32"
     """Arithmetic of this artifact."""
     receptive_radius: int
-    """How far an output pixel sees, in LR pixels."""
+    """How far an output pixel sees, in LR pixels; :data:`UNBOUNDED` if that cannot be told."""
     weights_sha256: str
     """SHA-256 of the trained tensors this artifact was made from."""
     rewrites: int = 0
@@ -78,9 +81,7 @@ class ModelSpec:
         if self.precision not in PRECISIONS:
             expected = ", ".join(PRECISIONS)
             raise ModelError(f"precision is {shown(self.precision)}; expected one of {expected}.")
-        if not (
-            1 <= self.scale <= _LARGEST_SCALE and 0 <= self.receptive_radius <= _LARGEST_RADIUS
-        ):
+        if not (1 <= self.scale <= _LARGEST_SCALE and 0 <= self.receptive_radius <= UNBOUNDED):
             raise ModelError(
                 f"scale {self.scale} and receptive radius {self.receptive_radius} are impossible."
             )

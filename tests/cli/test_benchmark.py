@@ -310,7 +310,7 @@ def test_parity_of_the_bundled_model(photos: Path) -> None:
         (["quality", "--runs", ".", "--model", "srresnet"], "leave --model out"),
         (["quality", "--runs", "absent"], "absent: no such folder"),
         (["quality", "--runs", "."], "a training run holds config.yaml"),
-        (["quality", "--data", ".", "--model", "absent.pth"], "absent.pth: no such checkpoint"),
+        (["quality", "--data", ".", "--model", "absent.pth"], "absent.pth: no such file"),
         (["quality", "--data", ".", "--lpips", "absent"], "LPIPS expects"),
         (["compressed"], "give --data DIR, --clip VIDEO, or both"),
         (["compressed", "--clip", "absent.mp4"], "absent.mp4: no such video"),

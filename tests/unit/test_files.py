@@ -16,8 +16,15 @@ from typing import Any
 
 import pytest
 
-from srtrt.errors import OutputError
-from srtrt.files import PartFile, replace_when_complete, stale_parts, write_text
+from srtrt.errors import InputError, OutputError
+from srtrt.files import (
+    PartFile,
+    make_own_folder,
+    read_plain,
+    replace_when_complete,
+    stale_parts,
+    write_text,
+)
 from srtrt.locks import locked, output_claimed
 
 JOB = """
@@ -284,6 +291,45 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written and locked"):
         locked(tmp_path / "a.lock").__enter__()
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_lock_file_that_is_a_link_makes_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.lock").symlink_to(tmp_path / "new")
+    with pytest.raises(OutputError, match="cannot be written and locked"):
+        locked(tmp_path / "a.lock").__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_folder_that_others_can_write_is_not_ours(tmp_path: Path, mode: int) -> None:
+    folder = make_own_folder(tmp_path / "own" / "deep")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(mode)
+    with pytest.raises(OutputError, match=f"not a folder that you alone can write .* {mode:o}"):
+        make_own_folder(folder)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    with pytest.raises(OutputError, match="not a folder that you alone can write"):
+        make_own_folder(tmp_path / "link")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made"):
+        make_own_folder(tmp_path / "file")
+
+
+def test_what_is_read_is_a_plain_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(bytes(11))
+    for name, message in (
+        ("pipe", "not a plain file; expected a thing"),
+        ("", "this is a folder; expected a thing"),
+        ("absent", "no such file; expected a thing"),
+        ("large/x", r"cannot be opened \(Not a directory\); expected a thing"),
+        ("n" * 300, r"cannot be opened \(File name too long\); expected a thing"),
+        ("null\0", r"cannot be opened \(embedded null byte\); expected a thing"),
+        ("large", "has 11 bytes; expected a thing of at most 10 bytes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_plain(tmp_path / name, "a thing", most=10)
+    assert read_plain(tmp_path / "large", "a thing", most=11) == bytes(11)
 
 
 def kill_at_random_times(tmp_path: Path, rounds: int) -> None:

@@ -103,6 +103,9 @@ def test_layers_of_another_network_are_refused(tmp_path: Path, shared: Path) -> 
     (tmp_path / NETWORK_FILE).symlink_to(shared / "perceptual" / NETWORK_FILE)
     weights = tmp_path / WEIGHTS_FILE
     weights.write_bytes(b"neither")
+    with pytest.raises(InputError, match="not a PyTorch state dict"):
+        Lpips(tmp_path)
+    torch.save({"lin0": torch.ones(1)}, weights)
     with pytest.raises(InputError, match="does not hold the linear layers"):
         Lpips(tmp_path)
     torch.save({f"lin{i}.model.1.weight": torch.ones(1, 8, 1, 1) for i in range(7)}, weights)

@@ -234,7 +234,7 @@ def test_what_is_no_state_dict_is_refused_and_not_run(
             load_vgg(path, "block1_conv1")
     assert not (tmp_path / "was_run").exists()
     for absent in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(InputError, match=r"no such file.*vgg19-dcbb9e9d\.pth"):
+        with pytest.raises(InputError, match=r"(no such file|a folder).*vgg19-dcbb9e9d\.pth"):
             load_vgg(absent, "block1_conv1")
 
 
@@ -246,7 +246,7 @@ def test_a_failed_download_says_which_file_to_get(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SRTRT_CACHE", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(InputError, match="Name or service not known") as failure:
         load_vgg(None, "block1_conv1")
     message = str(failure.value)
@@ -260,7 +260,7 @@ def test_a_file_of_another_checksum_in_the_cache_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SRTRT_CACHE", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     (tmp_path / "vgg").mkdir()
     saved(tmp_path / "vgg", torchvision_state("block1_conv1"), "vgg19-dcbb9e9d.pth")
     with pytest.raises(InputError, match="could not be downloaded"):
@@ -275,6 +275,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     file = file.rename(file.with_name(f"small-{digest[:8]}.pth"))
     monkeypatch.setattr(vgg, "WEIGHTS_URL", file.as_uri())
+    monkeypatch.setattr(vgg, "WEIGHTS_SHA256", digest)
     monkeypatch.delenv("SRTRT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     return file
@@ -299,7 +300,7 @@ def test_weights_are_downloaded_once_and_checked(
     torch.testing.assert_close(load_vgg(None, "block1_conv2")(picture), expected)
     assert cached.read_bytes() == server.read_bytes()
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     torch.testing.assert_close(load_vgg(None, "block1_conv2")(picture), expected)
 
 
@@ -317,3 +318,29 @@ def test_without_variables_the_cache_is_in_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     load_vgg(None, "block1_conv1")
     assert (tmp_path / "home" / ".cache" / "srtrt" / "vgg" / server.name).is_file()
+
+
+def test_a_file_that_only_starts_with_the_right_checksum_is_refused(
+    server: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    digest = vgg.WEIGHTS_SHA256
+    monkeypatch.setattr(vgg, "WEIGHTS_SHA256", digest[:8] + digest[:7:-1])
+    for _ in range(2):
+        with pytest.raises(InputError, match="could not be downloaded"):
+            load_vgg(None, "block1_conv2")
+    assert [path.name for path in (tmp_path / "xdg/srtrt/vgg").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor"),
+    [
+        ("sparse_coo", torch.zeros(64, 3, 3, 3).to_sparse()),
+        ("on the device meta", torch.zeros(64, 3, 3, 3, device="meta")),
+    ],
+)
+def test_tensors_without_plain_values_are_refused(
+    tmp_path: Path, kind: str, tensor: Tensor
+) -> None:
+    state = {**torchvision_state("block1_conv1"), "features.0.weight": tensor}
+    with pytest.raises(InputError, match=rf"'features\.0\.weight' is {kind}; expected plain"):
+        load_vgg(saved(tmp_path, state), "block1_conv1")

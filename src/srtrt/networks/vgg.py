@@ -12,13 +12,9 @@ Recognition", 2015, configuration E; layer names follow Keras. Two layouts of we
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import pickle
 import re
-import struct
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +24,7 @@ from torch.nn import functional
 
 from srtrt.errors import InputError, ModelError
 from srtrt.files import cache_folder, file_sha256
+from srtrt.networks.state_dict import read_state_dict
 
 LAYERS: tuple[str, ...] = tuple(
     f"block{block}_conv{number}"
@@ -39,24 +36,12 @@ LAYERS: tuple[str, ...] = tuple(
 WEIGHTS_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 """torchvision's weights, 548 MiB; the name ends in the start of the file's SHA-256."""
 
+WEIGHTS_SHA256 = "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"
+"""The whole of it, as projects that pin the file publish it."""
+
 _CHANNELS = (3, 64, 128, 256, 512, 512)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_UNREADABLE = (
-    RuntimeError,
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-    OSError,
-)
-"""What torch.load raises for damaged files and for those that hold more than tensors."""
 
 
 class VggFeatures(nn.Module):
@@ -231,31 +216,8 @@ def _missing(layer: str, held: int, key: str, source: str) -> str:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file; expected the weights of VGG19, such as torchvision's "
-            f"{WEIGHTS_URL.rsplit('/', 1)[1]}."
-        )
-    try:
-        # Warnings about unusual pickles would only repeat the error below, in other words.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise InputError(
-            f"{path}: not a PyTorch state dict. Expected names and tensors alone, saved with "
-            "torch.save; a file with other Python objects is not read, as it could run code."
-        ) from error
-    return _checked_state(state, str(path))
-
-
-def _checked_state(state: object, source: str) -> dict[str, Tensor]:
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise InputError(
-            f"{source}: not a PyTorch state dict, but a {type(state).__name__}. "
-            "Expected names and tensors, saved with torch.save(network.state_dict(), ...)."
-        )
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    name = WEIGHTS_URL.rsplit("/", 1)[1]
+    return read_state_dict(path, f"the weights of VGG19, such as torchvision's {name}")
 
 
 def _downloaded_state() -> dict[str, Tensor]:
@@ -264,24 +226,19 @@ def _downloaded_state() -> dict[str, Tensor]:
     path = cache_folder("vgg") / name
     try:
         if path.is_file():
-            if file_sha256(path).startswith(path.stem.rsplit("-", 1)[1]):
+            if file_sha256(path) == WEIGHTS_SHA256:
                 return _read_state(path)
-            # Such as a copy that broke off; torch.hub would take it for the real one.
-            path.unlink()
-        # torch.hub announces the download on stdout, which belongs to the command's output.
-        with contextlib.redirect_stdout(sys.stderr):
-            state = torch.hub.load_state_dict_from_url(
-                WEIGHTS_URL,
-                model_dir=str(path.parent),
-                map_location="cpu",
-                progress=sys.stderr.isatty(),
-                check_hash=True,
-                weights_only=True,
-            )
-    except (*_UNREADABLE, http.client.HTTPException) as error:
+            path.unlink()  # such as a copy that broke off
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"Downloading {WEIGHTS_URL} to {path}", file=sys.stderr)
+        # It puts the file in place once its checksum, here the whole of it, is right.
+        torch.hub.download_url_to_file(
+            WEIGHTS_URL, str(path), WEIGHTS_SHA256, progress=sys.stderr.isatty()
+        )
+    except (RuntimeError, OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(
             f"the content network's weights could not be downloaded ({error}). Get {WEIGHTS_URL} "
             f"on a machine with a connection and put it at {path}, or give a local file of VGG19 "
             "weights with --vgg FILE; it may be truncated after the layer that is needed."
         ) from error
-    return _checked_state(state, name)
+    return _read_state(path)
