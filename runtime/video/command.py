@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -107,8 +109,9 @@ def upscale_video(
 
     if json_file is not None:
         require_report_place(json_file, output)
-    with terminate_as_interrupt(), terminal_watcher(quiet=quiet) as watcher:
-        report = run(source, output, watcher=watcher, **options)
+    with terminate_as_interrupt(), leave_running_threads():
+        with terminal_watcher(quiet=quiet) as watcher:
+            report = run(source, output, watcher=watcher, **options)
     if json_file is not None:
         _write_json(report, json_file)
     if not quiet:
@@ -131,6 +134,24 @@ def _write_json(report: VideoReport, path: Path) -> None:
             f"The video was written to {report.output}, but its report could not be written: "
             f"{error}"
         ) from error
+
+
+@contextlib.contextmanager
+def leave_running_threads() -> Iterator[None]:
+    """Ends an interrupted process at once if a thread is still deep in an engine or encoder.
+
+    An ordinary exit would tear down their C++ libraries under it, which aborts the process.
+    """
+    from srtrt.runtime.video.pipeline import threads_are_running
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if threads_are_running():
+            click.echo("srtrt: interrupted.", err=True)
+            sys.stderr.flush()
+            os._exit(130)
+        raise
 
 
 @contextlib.contextmanager

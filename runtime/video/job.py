@@ -73,12 +73,22 @@ class VideoJob:
             self._tell(session.notes, watcher)
             pipeline = self._pipeline(session, sink, watcher)
             self._started = time.perf_counter()
-            pipeline.run()
+            self._run(pipeline, sink)
             rounding = self._finish(sink)
             seconds = time.perf_counter() - self._started
             late = [*self._late_notes(sink), *filter(None, [rounding])]
             self._tell([*self.source.notes, *session.notes, *late], watcher)
             return self._report(plan, sink, pipeline, (self._started - opened, seconds))
+
+    def _run(self, pipeline: Pipeline[_Item, _Item], sink: VideoSink) -> None:
+        try:
+            pipeline.run()
+        except BaseException:
+            if pipeline.is_running:
+                # What a thread is in must not be freed under it.
+                sink.abandon()
+                self.source.abandon()
+            raise
 
     def _plan(self, session: VideoSession, bits_per_pixel: float | None) -> VideoPlan:
         facts, target = self.source.facts, self.setup.target

@@ -13,6 +13,12 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _JOIN_SECONDS = 5.0
+_THREAD = "srtrt-"
+
+
+def threads_are_running() -> bool:
+    """Whether a thread of a pipeline that has ended is still inside a call."""
+    return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
 
 
 class Stopped(Exception):  # noqa: N818 - a signal between threads, not an error
@@ -116,7 +122,7 @@ class Pipeline(Generic[A, B]):
         started = time.perf_counter()
         self._threads = [
             threading.Thread(
-                target=self._guarded, args=(stage,), name=f"srtrt-{t.name}", daemon=True
+                target=self._guarded, args=(stage,), name=f"{_THREAD}{t.name}", daemon=True
             )
             for stage, t in zip(stages, self.times, strict=True)
         ]

@@ -125,6 +125,10 @@ class VideoSink:
                 self._file.close()
         self.part.discard()
 
+    def abandon(self) -> None:
+        """Leaves the file open, because another thread is still writing to it."""
+        self._finished = True
+
     def copy(self, packet: Packet[Any]) -> None:
         """Writes a packet of another stream as it is, or holds it until the video is there."""
         if packet.stream.index not in self._outputs:

@@ -65,6 +65,7 @@ class VideoSource:
         self._skipped: str | None = None
         self._ignored: set[int] = set()
         self._demuxed = 0
+        self._abandoned = False
         sniff.check_plain_file(path)
         self._watched = WatchedFile(path)
         try:
@@ -93,8 +94,13 @@ class VideoSource:
 
     def close(self) -> None:
         """Closes the file."""
-        self.container.close()
+        if not self._abandoned:
+            self.container.close()
         self._watched.close()
+
+    def abandon(self) -> None:
+        """Leaves the file open, because another thread is still reading it."""
+        self._abandoned = True
 
     @property
     def breaks(self) -> bool:

@@ -218,6 +218,45 @@ def wait_for_part(folder: Path) -> None:
         time.sleep(0.02)
 
 
+STUCK = """
+import atexit, sys, threading
+import srtrt.runtime.session
+from srtrt.runtime.video import pipeline
+from video_clips import NearestSession
+
+class Stuck(NearestSession):
+    def infer(self, inputs):
+        print("stuck", flush=True)
+        threading.Event().wait()
+
+srtrt.runtime.session.open_session = Stuck
+pipeline._JOIN_SECONDS = 0.2
+atexit.register(lambda: print("torn down", file=sys.stderr))
+from srtrt.cli import main
+sys.exit(main())
+"""
+
+
+def test_interrupted_inside_of_a_long_call(tmp_path: Path) -> None:
+    """The libraries that a thread is in are not torn down under it."""
+    clip = make_clip(tmp_path / "in.mp4")
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, "upscale-video", str(clip)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stuck\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "srtrt: interrupted."
+    assert "torn down" not in errors
+    assert names(tmp_path) == ["in.mp4"]
+
+
 def test_planted_links_and_pipes_are_left_alone(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4")
     (tmp_path / "precious").write_text("precious")
