@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
-
 from srtrt.errors import OutputError, UsageError
+from srtrt.runtime.video.encoders import ENCODERS, check_options, require_encoder
 
 _NARROW_SIDE = 64
 _LARGE_PIXELS = 3840 * 2160
@@ -158,10 +157,7 @@ def plan_encoder(
     if encoder != "auto":
         return _plan_named_encoder(container, codec, encoder, crf, preset)
     entry = _codec_entry(container, codec)
-    if entry.crf is None and crf is not None:
-        raise UsageError(f"--crf {crf} has no meaning for {entry.name}, which is lossless.")
-    if entry.preset is None and preset is not None:
-        raise UsageError(f"--preset {preset} has no meaning for {entry.name}.")
+    check_options(entry.encoder, crf, preset)
     if max(width, height) > entry.max_side:
         raise OutputError(
             f"The output would be {width}x{height} pixels; {entry.name} goes up to "
@@ -201,13 +197,7 @@ def _codec_entry(container: Container, codec: str) -> Codec:
 def _plan_named_encoder(
     container: Container, codec: str, encoder: str, crf: int | None, preset: str | None
 ) -> EncoderPlan:
-    try:
-        found = av.Codec(encoder, "w")
-    except (ValueError, av.FFmpegError):
-        raise UsageError(
-            f"--encoder {encoder!r}: this FFmpeg has no such encoder "
-            "(examples: libx264, libx265, libsvtav1, libvpx-vp9, ffv1)."
-        ) from None
+    found = require_encoder(encoder)
     if found.type != "video":
         raise UsageError(f"--encoder {encoder!r} encodes {found.type}, not video.")
     formats = [f.name for f in found.video_formats or []]
@@ -218,12 +208,14 @@ def _plan_named_encoder(
     name = found.canonical_name
     if codec not in ("auto", name):
         raise UsageError(f"--encoder {encoder!r} writes {name}, not --codec {codec}.")
+    check_options(encoder, crf, preset)
     known = next((c for c in CODECS.values() if c.encoder == encoder), None)
     options = dict(known.options) if known else {}
     quality = crf if crf is not None or known is None else known.crf
     speed = preset if preset is not None or known is None else known.preset
     if quality is not None:
-        options["cq" if encoder.endswith("_nvenc") else "crf"] = str(quality)
+        limits = ENCODERS.get(encoder)
+        options["crf" if limits is None else limits.quality] = str(quality)
     if speed is not None:
         options["preset"] = speed
     if encoder == "libvpx-vp9" and quality is None:

@@ -26,6 +26,7 @@ from srtrt.runtime.video.codecs import (
     quiet_svt,
 )
 from srtrt.runtime.video.decoding_times import DecodingTimes
+from srtrt.runtime.video.encoders import refusal
 from srtrt.runtime.video.facts import VideoFacts
 from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
 from srtrt.runtime.video.opening import packet_time
@@ -248,13 +249,12 @@ class VideoSink:
             try:
                 context.open()
             except (av.FFmpegError, ValueError) as error:
-                raise OutputError(
-                    f"The encoder {plan.encoder} refuses {size} with {plan.options} "
-                    f"({reason(error, messages)}). Try another --codec (h264, hevc, av1, ffv1)."
-                ) from error
+                raise refusal(plan.encoder, size, plan.options, reason(error, messages)) from error
         unknown = sorted(set(context.options) & set(plan.options))
         if unknown:
-            raise UsageError(f"The encoder {plan.encoder} has no option {unknown[0]!r}.")
+            raise UsageError(
+                f"--{unknown[0]} has no meaning for --encoder {plan.encoder}; leave it out."
+            )
 
     def _add_copies(self, source: InputContainer, pictures: dict[int, bytes]) -> None:
         in_matroska = self.plan.container.suffix == ".mkv"
