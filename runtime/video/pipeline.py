@@ -149,7 +149,8 @@ class Pipeline(Generic[A, B]):
     def _join(self) -> None:
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():  # Ctrl-C may come before it is started
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _stop(self) -> None:
         self._inputs.stop()

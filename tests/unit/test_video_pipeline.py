@@ -161,3 +161,13 @@ def test_interrupt_in_the_main_thread_stops_all(monkeypatch: pytest.MonkeyPatch)
         pipeline.run()
     assert not pipeline.is_running
     assert time.monotonic() - started < 3
+
+
+def test_an_interruption_before_the_stages_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    pipeline = Pipeline(numbers(1), at_once(lambda n: n), lambda _: None, capacity=1)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run()
