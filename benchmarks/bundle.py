@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from srtrt.benchmarks.quality import measure_quality
-from srtrt.benchmarks.report import write_report
+from srtrt.benchmarks.report import full_report
 from srtrt.benchmarks.tables import table
 from srtrt.export.api import export_model
 from srtrt.graph import load_graph, save_graph
@@ -36,8 +36,10 @@ from srtrt.networks.checkpoint import (
 )
 from srtrt.networks.generator import Generator
 from srtrt.networks.rewrites import batchnorm_gain
+from srtrt.reports import ReportPlace
 from srtrt.runtime.parity import Parity
 from srtrt.spec import SPEC_KEY, ModelSpec
+from srtrt.terminal import put, put_text
 from srtrt.widen import narrow
 
 
@@ -68,9 +70,10 @@ def bundle(
     final = _stamped(spec, report, name, machine, note)
     save_checkpoint(target, round_to_half(generator_state(net)), final, extra=extra)
     parity = bundle_graph(target)
-    write_report(results / f"quality-{name}.json", "quality", report)
-    click.echo(f"parity with PyTorch: {parity}")
-    click.echo(table({"benchmark": "quality", **report}))
+    place = ReportPlace("results", str(results / f"quality-{name}.json"))
+    place.write(full_report("quality", report))
+    put(f"parity with PyTorch: {parity}")
+    put_text(table({"benchmark": "quality", **report}) + "\n")
 
 
 def bundle_graph(checkpoint: Path) -> Parity:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
 
-from srtrt.errors import MissingPackageError, UsageError
+from srtrt import packages
+from srtrt.errors import UsageError
+from srtrt.reports import ReportPlace, place_of_option
+from srtrt.runtime.command_options import OneOf
 from srtrt.spec import PRECISIONS
+from srtrt.terminal import put_text, say
 from srtrt.weights import DEFAULT_MODEL
 
 _MODEL = click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name or file.")
@@ -23,20 +27,32 @@ _MODELS = click.option(
     show_default=True,
     help="Name, .onnx, .safetensors or third-party .pth; may be repeated.",
 )
-_OUT = click.option("--out", default=None, metavar="FILE.json", help="Also write the result here.")
+_OUT = click.option(
+    "--out",
+    callback=place_of_option,
+    metavar="FILE.json",
+    help="Also write the result here, with the machine; - is stdout, in its place.",
+)
 _FORM = click.option(
-    "--io", "form", type=click.Choice(["rgb8", "yuv420p8"]), default="rgb8", show_default=True
+    "--io", "form", type=OneOf(["rgb8", "yuv420p8"]), default="rgb8", show_default=True
 )
 _DEFAULT_ENGINES = ("torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-bf16")
+
+
+class _Measurement(click.Command):
+    """A command that needs PyTorch."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        packages.load(["torch"], extra="export", purpose="`srtrt benchmark`")
+        return super().invoke(ctx)
 
 
 @click.group()
 def benchmark() -> None:
     """Measure latency, quality and parity; results are JSON."""
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingPackageError("torch", "export", "`srtrt benchmark`") from error
+
+
+benchmark.command_class = _Measurement
 
 
 @benchmark.command()
@@ -51,7 +67,11 @@ def benchmark() -> None:
 )
 @click.option("--size", default="160x90", show_default=True, metavar="WxH", help="LR frame size.")
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
-@click.option("--reference", default=None, help="Engine to compare with; PyTorch by default.")
+@click.option(
+    "--reference",
+    default=None,
+    help="Engine to compare with; by default PyTorch, for a graph onnxruntime-fp32.",
+)
 @_FORM
 @_OUT
 @click.pass_context
@@ -63,14 +83,14 @@ def latency(
     rounds: int,
     reference: str | None,
     form: Any,
-    out: str | None,
+    out: ReportPlace | None,
 ) -> None:
     """Seconds per frame of several engines, interleaved in one run."""
-    from srtrt.benchmarks.engines import REFERENCE
+    from srtrt.benchmarks.engines import usual_reference
     from srtrt.benchmarks.latency import measure_latency
 
     width, height = _size(size)
-    chosen, left_out = _engines(context, engines)
+    chosen, left_out = _engines(context, engines, model)
     result = measure_latency(
         model,
         chosen,
@@ -78,7 +98,7 @@ def latency(
         height=height,
         form=form,
         rounds=rounds,
-        reference=reference or REFERENCE,
+        reference=reference or usual_reference(model),
         on_round=lambda done: _progress(f"round {done}/{rounds}"),
     )
     _show("latency", result | left_out, out)
@@ -110,7 +130,7 @@ def quality(
     lpips: str | None,
     runs: tuple[str, ...],
     epochs: tuple[float, ...],
-    out: str | None,
+    out: ReportPlace | None,
 ) -> None:
     """PSNR and SSIM on folders of HR pictures, beside bicubic; or a table of training runs."""
     if runs:
@@ -136,18 +156,15 @@ def quality(
 
 
 def _show_runs(
-    runs: tuple[str, ...], epochs: tuple[float, ...], out: str | None, stray: list[str]
+    runs: tuple[str, ...], epochs: tuple[float, ...], out: ReportPlace | None, stray: list[str]
 ) -> None:
-    from srtrt.benchmarks.report import write_report
     from srtrt.benchmarks.runs import runs_report
     from srtrt.benchmarks.tables import table
 
     if stray:
         raise UsageError(f"--runs reads what training logged; leave {' and '.join(stray)} out.")
     report = runs_report([Path(run) for run in runs], epochs)
-    click.echo(table(report))
-    if out is not None:
-        write_report(Path(out), "runs", report)
+    _write(f"{table(report)}\n", "runs", report, out)
 
 
 @benchmark.command()
@@ -167,7 +184,7 @@ def compressed(
     frames: int,
     crf: int,
     engine: str | None,
-    out: str | None,
+    out: ReportPlace | None,
 ) -> None:
     """PSNR and SSIM on LR video compressed with x264, beside bicubic."""
     from srtrt.benchmarks.compressed import measure_compressed
@@ -211,7 +228,7 @@ def rates(
     data: str | None,
     clips: tuple[str, ...],
     encoders: tuple[str, ...],
-    out: str | None,
+    out: ReportPlace | None,
     **options: Any,
 ) -> None:
     """PSNR and VMAF on LR video at many bit rates: where which model wins."""
@@ -248,12 +265,12 @@ def parity(
     data: str,
     engines: tuple[str, ...],
     form: Any,
-    out: str | None,
+    out: ReportPlace | None,
 ) -> None:
     """Agreement with PyTorch float32 on real pictures."""
     from srtrt.benchmarks.parity import measure_parity_of
 
-    chosen, left_out = _engines(context, engines)
+    chosen, left_out = _engines(context, engines, model)
     result = measure_parity_of(model, chosen, Path(data), form=form, on_engine=_progress)
     _show("parity", result | left_out, out)
 
@@ -273,7 +290,7 @@ def int8(
     data: tuple[str, ...],
     sizes: tuple[str, ...],
     rounds: int,
-    out: str | None,
+    out: ReportPlace | None,
 ) -> None:
     """What int8 graphs lose in quality and gain in speed, on every engine of the CPU."""
     from srtrt.benchmarks.calibrated import measure_int8
@@ -303,7 +320,7 @@ def training(
     device: str,
     steps: int,
     rounds: int,
-    out: str | None,
+    out: ReportPlace | None,
 ) -> None:
     """Updates per second of training, against a plain loop and ready batches."""
     from srtrt.benchmarks.training import measure_training
@@ -330,7 +347,7 @@ def training(
     "--precision",
     "chosen",
     multiple=True,
-    type=click.Choice(PRECISIONS),
+    type=OneOf(PRECISIONS),
     default=PRECISIONS,
     show_default=True,
 )
@@ -342,7 +359,7 @@ def precisions(
     size: str,
     chosen: tuple[Any, ...],
     calibrate: str | None,
-    out: str | None,
+    out: ReportPlace | None,
 ) -> None:
     """Agreement, quality, size and build time of every precision on every engine."""
     from srtrt.benchmarks.precisions import measure_precisions
@@ -364,7 +381,7 @@ def precisions(
 @_MODEL
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 @click.option(
-    "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"])
+    "--precision", default="fp32", show_default=True, type=OneOf(["fp32", "fp16", "bf16"])
 )
 @click.option("--size", "sizes", multiple=True, default=("480x270",), show_default=True)
 @click.option(
@@ -384,7 +401,7 @@ def throughput(
     variants: tuple[str, ...],
     seconds: float,
     form: Any,
-    out: str | None,
+    out: ReportPlace | None,
 ) -> None:
     """Frames per second of PyTorch with frames in flight, against matrix product and copies."""
     from srtrt.benchmarks.throughput import VARIANTS, measure_throughput
@@ -403,16 +420,16 @@ def throughput(
 
 
 def _engines(
-    context: click.Context, engines: tuple[str, ...]
+    context: click.Context, engines: tuple[str, ...], model: str
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The engines to measure, and for the report why some of the default ones are left out."""
     from srtrt.benchmarks.engines import offered
 
     if context.get_parameter_source("engines") is not ParameterSource.DEFAULT:
         return engines, {}
-    chosen, left_out = offered(engines)
+    chosen, left_out = offered(engines, model)
     for engine, why in left_out.items():
-        click.echo(f"note: {engine} is left out: {why}.", err=True)
+        say(f"note: {engine} is left out: {why}.")
     return chosen, {"left_out": left_out} if left_out else {}
 
 
@@ -424,14 +441,19 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _progress(text: str) -> None:
-    console = Console(stderr=True)
-    if console.is_terminal:
-        console.print(text, highlight=False)
+    if sys.stderr.isatty():
+        say(text)
 
 
-def _show(name: str, result: dict[str, Any], out: str | None) -> None:
-    from srtrt.benchmarks.report import write_report
+def _show(name: str, result: dict[str, Any], out: ReportPlace | None) -> None:
+    _write(json.dumps(result, indent=2) + "\n", name, result, out)
 
-    click.echo(json.dumps(result, indent=2))
+
+def _write(shown: str, name: str, result: dict[str, Any], out: ReportPlace | None) -> None:
+    """Prints a result, unless its report goes to stdout; then writes that."""
+    from srtrt.benchmarks.report import full_report
+
+    if out is None or out.path is not None:
+        put_text(shown)
     if out is not None:
-        write_report(Path(out), name, result)
+        out.write(full_report(name, result))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from srtrt.errors import UsageError
-from srtrt.export.api import checkpoint_of
+from srtrt.errors import ModelError, UsageError
+from srtrt.nearest import did_you_mean
 from srtrt.processor import this_processor
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
@@ -16,6 +16,9 @@ from srtrt.spec import Form, Precision
 
 REFERENCE = "torch-eager-fp32"
 """The untouched generator in PyTorch float32: what the others are compared with."""
+
+GRAPH_REFERENCE = "onnxruntime-fp32"
+"""What engines are compared with where the model is a graph, without its checkpoint."""
 
 _OTHERS: tuple[tuple[str, Precision], ...] = (
     ("torch", "fp32"),
@@ -43,7 +46,12 @@ def _opener(name: str, precision: Precision) -> Opener:
 def _open_reference(model: Model, form: Form, settings: Sequence[str]) -> Backend:
     if settings:
         raise UsageError(f"{REFERENCE} is what others are compared with; it takes no options.")
-    return reference_backend(checkpoint_of(str(model.checkpoint_path)), form)
+    if model.checkpoint_path is None:
+        raise ModelError(
+            f"{model.graph_path} is a graph, and {REFERENCE} is computed from the checkpoint that "
+            "it was exported from; give that (.safetensors)."
+        )
+    return reference_backend(model, form)
 
 
 ENGINES: Mapping[str, Opener] = {
@@ -53,9 +61,17 @@ ENGINES: Mapping[str, Opener] = {
 """Name of an engine on the CPU and what opens it with options."""
 
 
-def offered(engines: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The engines whose precision this processor computes, and for the others why it does not."""
+def usual_reference(model: str) -> str:
+    """What others are compared with where nothing was asked for; a graph has no checkpoint."""
+    return REFERENCE if find_model(model).checkpoint_path is not None else GRAPH_REFERENCE
+
+
+def offered(engines: Sequence[str], model: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The engines that can compute a model here, and for the others why they cannot."""
     problems = {}
+    if find_model(model).checkpoint_path is None:
+        why = "it computes a checkpoint, and this model is a graph"
+        problems = {name: why for name in ENGINES if name.startswith("torch-")}
     for name, precision in _OTHERS:
         (cpu,) = (c for c in backend_class(name).capabilities() if c.device == "cpu")
         if cpu.usable and precision not in cpu.precisions:
@@ -79,5 +95,6 @@ def open_engine(engine: str, model: str, form: Form) -> Backend:
     """
     name, _, settings = engine.partition(":")
     if name not in ENGINES:
-        raise UsageError(f"engine {name!r} is unknown; expected {', '.join(ENGINES)}.")
+        hint = did_you_mean(name, ENGINES)
+        raise UsageError(f"engine {name!r} is unknown; expected {', '.join(ENGINES)}.{hint}")
     return ENGINES[name](find_model(model), form, settings.split(",") if settings else ())

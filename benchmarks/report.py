@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from srtrt.files import write_text
 from srtrt.packages import installed
 from srtrt.processor import this_processor
 
@@ -41,11 +38,6 @@ def _gpu() -> str | None:
     return result.stdout.strip() or None
 
 
-def write_report(path: Path, benchmark: str, results: Mapping[str, Any]) -> None:
-    """Writes one JSON file with the results and where they come from.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    report = {"benchmark": benchmark, "machine": machine_facts(), **results}
-    write_text(path, json.dumps(report, indent=2) + "\n")
+def full_report(benchmark: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of a benchmark and where they come from."""
+    return {"benchmark": benchmark, "machine": machine_facts(), **results}

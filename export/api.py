@@ -135,14 +135,7 @@ def checkpoint_of(model: str) -> Model:
         InputError: if there is no such model.
         ModelError: if there is only a graph.
     """
-    try:
-        found = find_model(model)
-    except InputError:
-        if not Path(model).exists():
-            raise
-        raise InputError(
-            f"{model}: expected a .safetensors checkpoint written by `srtrt train`."
-        ) from None
+    found = find_model(model)
     if found.checkpoint_path is None:
         raise ModelError(
             f"{found.graph_path} is a graph already; export starts from a .safetensors checkpoint."

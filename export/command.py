@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TimeRemainingColumn
 
-from srtrt.errors import MissingPackageError, UsageError
+from srtrt import packages
+from srtrt.datasets import list_images
+from srtrt.errors import UsageError
+from srtrt.paths import require_folder_writable
+from srtrt.runtime.command_options import OneOf
+from srtrt.runtime.models import find_model
 from srtrt.spec import PRECISIONS, Form, Precision
+from srtrt.terminal import bar as progress_bar
+from srtrt.terminal import printable, put, say, text_column
 from srtrt.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -36,14 +41,14 @@ GRAPH_PRECISIONS: tuple[Precision, ...] = ("fp32",)
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["onnx", *ENGINES]),
+    type=OneOf(["onnx", *ENGINES]),
     default=None,
     help="An ONNX graph, or an engine built from one. By default graphs; without a model also an "
     "engine, where TensorRT and a GPU are.",
 )
 @click.option(
     "--precision",
-    type=click.Choice(PRECISIONS),
+    type=OneOf(PRECISIONS),
     multiple=True,
     help="May be repeated; by default fp32 for graphs, from which srtrt makes fp16 and bf16, and "
     "fp16 for engines, as upscale-video takes it.",
@@ -51,7 +56,7 @@ GRAPH_PRECISIONS: tuple[Precision, ...] = ("fp32",)
 @click.option(
     "--io",
     "forms",
-    type=click.Choice(FORMS),
+    type=OneOf(FORMS),
     multiple=True,
     help="Input and output form; may be repeated. By default both for graphs, yuv420p8 for "
     "engines.",
@@ -109,10 +114,14 @@ def export(
     Without a model it takes the checkpoint of the finished run in this folder, else the default
     model.
     """
-    try:
-        import srtrt.export.api  # noqa: F401 - says early what is missing
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "torch", "export", "`srtrt export`") from error
+    if out is not None:
+        require_folder_writable(Path(out), option="--out")
+    if model is not None:
+        find_model(model)
+    for folder in (verify, calibrate if {"int8", "fp8"} & set(precision) else None):
+        if folder is not None:
+            list_images([Path(folder)])
+    packages.load(["srtrt.export.api"], extra="export", purpose="`srtrt export`")
     how: dict[str, Any] = {
         "verify": Path(verify) if verify else None,
         "calibrate": Path(calibrate) if calibrate else None,
@@ -136,7 +145,7 @@ def export(
 
         product, problem = usual_product()
         if product is None:
-            click.echo(f"No engine was built: {problem}.", err=True)
+            say(f"No engine was built: {problem}.")
             return
         _export_engines(model, product.name, None, {}, how, **engine)
 
@@ -146,7 +155,7 @@ def _main_model() -> str:
     from srtrt.export.api import finished_run
 
     path, reason = finished_run(Path())
-    click.echo(f"Exporting {path or DEFAULT_MODEL}: {reason}.", err=True)
+    say(f"Exporting {path or DEFAULT_MODEL}: {reason}.")
     return str(path or DEFAULT_MODEL)
 
 
@@ -154,10 +163,9 @@ def _export_graphs(model: str, out: str | None, kinds: dict[str, Any], how: dict
     from srtrt.export.api import export_model
 
     forms, precisions = kinds["forms"] or FORMS, kinds["precisions"] or GRAPH_PRECISIONS
-    click.echo(
+    say(
         f"Graphs of {model}: {', '.join(forms)} in {', '.join(precisions)}, each compared with "
-        f"PyTorch, into {Path(out or '.').resolve()}.",
-        err=True,
+        f"PyTorch, into {Path(out or '.').resolve()}."
     )
     with _progress_bar() as bar:
         export_model(
@@ -165,7 +173,7 @@ def _export_graphs(model: str, out: str | None, kinds: dict[str, Any], how: dict
             Path(out or "."),
             forms=forms,
             precisions=precisions,
-            on_graph=lambda graph: _say(bar, f"{graph.path}: {_figures(graph)}"),
+            on_graph=lambda graph: _above(bar, f"{graph.path}: {_figures(graph)}"),
             on_progress=_describe(bar),
             **how,
         )
@@ -199,35 +207,33 @@ def _export_engines(
     )
     plan.flavour.load()
     sizes = ", ".join(map(str, plan.shapes))
-    click.echo(
+    say(
         f"{plan.flavour.label} engines of {model}: {', '.join(plan.forms)} in "
-        f"{', '.join(plan.precisions)} for frames of {sizes}; building takes minutes.",
-        err=True,
+        f"{', '.join(plan.precisions)} for frames of {sizes}; building takes minutes."
     )
     if not shapes:
-        click.echo(
+        say(
             f"note: no --shape was given, so one engine takes every size of {USUAL_SHAPE} "
             "(smallest, tuned for, largest); one for a single size, such as --shape 1920x1080, "
-            "can be faster.",
-            err=True,
+            "can be faster."
         )
     for remark in plan.remarks():
-        click.echo(f"note: {remark}", err=True)
+        say(f"note: {remark}")
     tasks: dict[str, TaskID] = {}
     with _progress_bar() as bar:
 
         def advance(name: str, share: float) -> None:
             if name not in tasks:
-                tasks[name] = bar.add_task(name, total=1)
+                tasks[name] = bar.add_task(printable(name), total=1)
             bar.update(tasks[name], completed=share)
 
         export_engines(
             plan,
-            on_graph=lambda graph: _say(bar, f"graph {graph.path.stem}: {_figures(graph)}"),
+            on_graph=lambda graph: _above(bar, f"graph {graph.path.stem}: {_figures(graph)}"),
             on_progress=_describe(bar),
             on_build=advance,
-            on_engine=lambda made: _say(bar, _engine_line(made)),
-            on_note=lambda text: _say(bar, f"note: {text}", err=True),
+            on_engine=lambda made: _above(bar, _engine_line(made)),
+            on_note=lambda text: _above(bar, f"note: {text}", print_line=say),
             **how,
         )
 
@@ -240,29 +246,29 @@ def _figures(graph: ExportedGraph) -> str:
 
 
 def _progress_bar() -> Progress:
-    return Progress(
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
+    return progress_bar(
+        text_column("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        redirect=False,
     )
 
 
-def _say(bar: Progress, text: str, *, err: bool = False) -> None:
+def _above(bar: Progress, text: str, *, print_line: Callable[[str], None] = put) -> None:
     """Prints a line above the bar."""
     if bar.disable:
-        click.echo(text, err=err)
+        print_line(text)
         return
     bar.stop()
-    click.echo(text, err=err)
+    print_line(text)
     bar.start()
 
 
 def _describe(bar: Progress) -> Callable[[str], None]:
     """Shows in a few words what is being done."""
     task = bar.add_task("making graphs", total=None)
-    return lambda text: bar.update(task, description=text)
+    return lambda text: bar.update(task, description=printable(text))
 
 
 def _engine_line(engine: CachedEngine) -> str:

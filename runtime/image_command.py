@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TimeElapsedColumn
 
-from srtrt.files import write_text
-from srtrt.runtime.command_options import backend_option, require_report_place
+from srtrt.reports import ReportPlace
+from srtrt.runtime.backends import BACKENDS
+from srtrt.runtime.command_options import OneOf, backend_option, json_option
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
 from srtrt.runtime.session import Session
+from srtrt.spec import PRECISIONS
+from srtrt.terminal import bar, printable, put, say, text_column
 from srtrt.weights import DEFAULT_MODEL
 
 
 class _Terminal(ImageWatcher):
     """Says what happens: results on stdout, everything else on stderr."""
 
-    def __init__(self, progress: Progress, quiet: bool) -> None:
+    def __init__(self, progress: Progress, report: ReportPlace | None, quiet: bool) -> None:
         self.progress = progress
+        self.report = report
         self.quiet = quiet
         self.session: Session | None = None
         self.notes_told = 0
         self.task = progress.add_task("opening", total=None)
         self.engine: TaskID | None = None
 
-    def planned(self, total: int) -> None:
-        self.progress.update(self.task, total=total)
+    def planned(self, targets: Sequence[Path]) -> None:
+        if self.report is not None:
+            self.report.require(*targets)
+        self.progress.update(self.task, total=len(targets))
 
     def opened(self, session: Session) -> None:
         self.session, self.notes_told = session, 0
@@ -46,10 +43,10 @@ class _Terminal(ImageWatcher):
         self._tell_notes()
 
     def started(self, source: Path) -> None:
-        self.progress.update(self.task, description=source.name)
+        self.progress.update(self.task, description=printable(source.name))
 
     def noted(self, note: str) -> None:
-        self._say(note)
+        self._say(f"note: {note}")
 
     def building(self, share: float, phase: str) -> None:
         if self.engine is None:
@@ -60,14 +57,18 @@ class _Terminal(ImageWatcher):
         self.progress.advance(self.task)
         self._tell_notes()
         if result.error is not None:
-            click.echo(f"srtrt: {result.error}", err=True)
+            say(f"srtrt: {result.error}")
             return
         for note in result.notes:
-            self._say(f"{result.source}: {note}.")
+            self._say(f"note: {result.source}: {note}.")
         if not self.quiet and result.input_size and result.output_size:
             before, after = (f"{w}x{h}" for w, h in (result.input_size, result.output_size))
             where = f"{result.source} -> {result.target}"
-            click.echo(f"{where} ({before} to {after}, {result.seconds:.1f} s)")
+            self._line()(f"{where} ({before} to {after}, {result.seconds:.1f} s)")
+
+    def _line(self) -> Callable[[str], None]:
+        """What prints a result: a report on stdout has that for itself."""
+        return say if self.report is not None and self.report.path is None else put
 
     def _tell_notes(self) -> None:
         notes = self.session.notes if self.session is not None else []
@@ -77,18 +78,16 @@ class _Terminal(ImageWatcher):
 
     def _say(self, sentence: str) -> None:
         if not self.quiet:
-            click.echo(sentence, err=True)
+            say(sentence)
 
 
 def _progress(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
+    return bar(
+        text_column("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=quiet or not sys.stderr.isatty(),
+        quiet=quiet,
     )
 
 
@@ -118,9 +117,21 @@ def _report(results: list[ImageResult], session: Session | None) -> dict[str, An
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="FILE|DIR", help="Where to; default: INPUT_x4.EXT beside.")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Bundled name or file.")
-@click.option("--backend", default="auto", show_default=True, help="Engine that computes.")
+@click.option(
+    "--backend",
+    type=OneOf(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="Engine that computes.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--precision", default="auto", show_default=True, help="Arithmetic of the engine.")
+@click.option(
+    "--precision",
+    type=OneOf(["auto", *PRECISIONS]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the engine.",
+)
 @click.option("--tile", default="auto", show_default=True, help="auto, none or a side in pixels.")
 @backend_option
 @click.option(
@@ -133,9 +144,13 @@ def _report(results: list[ImageResult], session: Session | None) -> dict[str, An
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("--json", "json_file", metavar="FILE", help="Write a report of what was done.")
+@json_option
 def upscale_image(
-    inputs: tuple[str, ...], output: str | None, quiet: bool, json_file: str | None, **options: Any
+    inputs: tuple[str, ...],
+    output: str | None,
+    quiet: bool,
+    report: ReportPlace | None,
+    **options: Any,
 ) -> None:
     """Upscale image files 4x.
 
@@ -144,18 +159,16 @@ def upscale_image(
     the ending of the output selects its format. Alpha, 16 bits, grayscale, ICC profile and EXIF are
     kept; a format that cannot hold them is refused. WebP is lossless unless --quality is given.
     """
-    if json_file is not None:
-        require_report_place(Path(json_file), None if output is None else Path(output))
+    if report is not None:
+        report.require(None if output is None else Path(output))
     with _progress(quiet) as progress:
-        terminal = _Terminal(progress, quiet)
+        terminal = _Terminal(progress, report, quiet)
         results = upscale_images(inputs, output, watcher=terminal, **options)
-    if json_file is not None:
-        require_report_place(Path(json_file), *(result.target for result in results))
-        text = json.dumps(_report(results, terminal.session), indent=2)
-        write_text(Path(json_file), text + "\n")
+    if report is not None:
+        report.write(_report(results, terminal.session), *(result.target for result in results))
     failed = sum(result.error is not None for result in results)
     if failed and len(results) > 1:
         done = len(results) - failed
-        click.echo(f"srtrt: {done} of {len(results)} pictures upscaled, {failed} failed.", err=True)
+        say(f"srtrt: {done} of {len(results)} pictures upscaled, {failed} failed.")
     if failed:
         raise click.exceptions.Exit(1)

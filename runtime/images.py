@@ -23,15 +23,22 @@ from srtrt.errors import (
     SrtrtError,
     UsageError,
 )
-from srtrt.images import FORMAT_OF_SUFFIX, Picture, check_output, read_image, write_image
+from srtrt.images import (
+    FORMAT_OF_SUFFIX,
+    Picture,
+    check_output,
+    format_of,
+    read_image,
+    write_image,
+)
 from srtrt.locks import output_claimed
 from srtrt.resample import resize_bicubic, resize_bicubic_rows
 from srtrt.runtime import session as sessions
 from srtrt.runtime.backends.options import BackendOptions
 from srtrt.runtime.batch_engine import BatchEngine
+from srtrt.runtime.image_files import find_images, identity, plan_targets
 from srtrt.weights import DEFAULT_MODEL
 
-_PATTERN_CHARACTERS = frozenset("*?[")
 _STRIP_SAMPLES = 1 << 22
 _STEP = 257
 """16-bit steps per 8-bit step: 65535 / 255."""
@@ -60,8 +67,8 @@ class ImageResult:
 class ImageWatcher:
     """Told about the progress of :func:`upscale_images`; the methods do nothing by default."""
 
-    def planned(self, total: int) -> None:
-        """``total`` files will be worked on."""
+    def planned(self, targets: Sequence[Path]) -> None:
+        """These files will be written, one for each input; what it raises ends the run."""
 
     def opened(self, session: sessions.Session) -> None:
         """The model is ready."""
@@ -167,88 +174,6 @@ def _without_hidden_colours(picture: Picture) -> NDArray[Any]:
     return np.where(hidden[..., None], colour_of_label[labels], picture.rgb)
 
 
-def find_images(inputs: Sequence[str | os.PathLike[str]]) -> tuple[list[Path], bool]:
-    """Turns files, folders and patterns into a list of files without repetition.
-
-    A folder stands for the pictures directly in it, by their endings, without hidden files and
-    without the results of earlier runs (``a_x4.png`` beside ``a.png``); a pattern such as ``*.png``
-    is expanded in the same way where the shell has not done so. ``**`` descends into subfolders.
-
-    Returns:
-        The files, and whether there may be several (more than one input, a folder or a pattern).
-
-    Raises:
-        InputError: if a folder or a pattern holds no picture.
-    """
-    found: list[Path] = []
-    several = len(inputs) > 1
-    for item in inputs:
-        text = os.fspath(item)
-        path = Path(text)
-        is_pattern = not path.exists() and not _PATTERN_CHARACTERS.isdisjoint(text)
-        if not path.is_dir() and not is_pattern:
-            found.append(path)
-            continue
-        several = True
-        if is_pattern:
-            candidates = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        else:
-            candidates = path.iterdir()
-        pictures = _pictures_among(list(candidates))
-        if not pictures:
-            hint = "no picture matches" if is_pattern else "no picture directly in this folder"
-            raise InputError(f"{text}: {hint} (expected {', '.join(FORMAT_OF_SUFFIX)}).")
-        found += pictures
-    return list(dict.fromkeys(found)), several
-
-
-def _pictures_among(candidates: list[Path]) -> list[Path]:
-    names = set(candidates)
-    return sorted(
-        path
-        for path in candidates
-        if path.suffix.lower() in FORMAT_OF_SUFFIX
-        and not path.name.startswith(".")
-        and path.is_file()
-        and path.with_name(path.stem.removesuffix("_x4") + path.suffix) not in names - {path}
-    )
-
-
-def plan_targets(
-    sources: Sequence[Path], output: Path | None, *, several: bool, into_folder: bool = False
-) -> list[Path]:
-    """The output file of every source.
-
-    Args:
-        sources: the pictures to enlarge.
-        output: None puts ``NAME_x4.EXT`` beside each source; an existing folder, or any path if
-            there may be several sources, takes the same names; else it is the output file.
-        several: whether there may be more than one source.
-        into_folder: whether ``output`` is a folder even if it does not exist yet.
-
-    Raises:
-        UsageError: if two sources would be written to the same file.
-        OutputError: if ``output`` is a file where a folder is needed.
-    """
-    if output is not None and not several and not into_folder and not output.is_dir():
-        return [output]
-    if output is not None and (output.is_file() or output.suffix.lower() in FORMAT_OF_SUFFIX):
-        raise OutputError(f"{output}: several pictures need a folder as output, not a file.")
-    targets = [
-        (source.parent if output is None else output) / f"{source.stem}_x4{source.suffix}"
-        for source in sources
-    ]
-    taken: dict[Path, Path] = {}
-    for source, target in zip(sources, targets, strict=True):
-        other = taken.setdefault(target.resolve(), source)
-        if other != source:
-            raise UsageError(
-                f"{other} and {source} would both be written to {target}; "
-                "give them to separate commands with separate output folders."
-            )
-    return targets
-
-
 def upscale_images(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
@@ -287,15 +212,17 @@ def upscale_images(
         SrtrtError: if the command as a whole makes no sense, the model cannot be opened, or its
             engine fails on a picture and, opened again, on the next.
     """
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"quality is {quality}; expected 1 to 100.")
     watcher = watcher or ImageWatcher()
     sources, several = find_images(inputs)
     text = None if output is None else os.fspath(output)
     into_folder = text is not None and text.endswith(("/", os.sep))
     target = None if text is None else Path(text)
     targets = plan_targets(sources, target, several=several, into_folder=into_folder)
-    watcher.planned(len(sources))
+    watcher.planned(targets)
     work = _Work(
-        occupied=frozenset(source.resolve() for source in sources),
+        occupied=frozenset(map(identity, sources)),
         may_create=several or into_folder,
         overwrite=overwrite,
         quality=quality,
@@ -319,18 +246,36 @@ def upscale_images(
         return session
 
     with closing(BatchEngine(open_session)) as engine:
-        return [_attempt(*pair, engine, work) for pair in zip(sources, targets, strict=True)]
+        refused = [_refused(*pair, work) for pair in zip(sources, targets, strict=True)]
+        return [
+            early or _attempt(source, target, engine, work)
+            for source, target, early in zip(sources, targets, refused, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     """What all files of one call have in common."""
 
-    occupied: frozenset[Path]
+    occupied: frozenset[str]
     may_create: bool
     overwrite: bool
     quality: int | None
     watcher: ImageWatcher
+
+
+def _refused(source: Path, target: Path, work: _Work) -> ImageResult | None:
+    """Says of one file what can be known before anything is computed; None if nothing is wrong."""
+    try:
+        is_file = os.path.isfile(source)  # noqa: PTH113 - False for a name that is too long
+        if not is_file or source.suffix.lower() not in FORMAT_OF_SUFFIX:
+            read_image(source)  # says what is wrong with it
+        _check_target(target, work)
+    except (InputError, OutputError) as error:
+        result = ImageResult(source=source, target=target, error=error)
+        work.watcher.finished(result)
+        return result
+    return None
 
 
 def _attempt(source: Path, target: Path, engine: BatchEngine, work: _Work) -> ImageResult:
@@ -355,9 +300,16 @@ def _attempt(source: Path, target: Path, engine: BatchEngine, work: _Work) -> Im
 
 def _check_target(target: Path, work: _Work) -> None:
     """Refuses, before anything is computed, a target that could not be written in the end."""
-    if target.resolve() in work.occupied:
+    format_of(target, quality=work.quality)
+    if identity(target) in work.occupied:
         raise OutputError(f"{target}: the output is one of the inputs; choose another name.")
-    if os.path.isdir(target):  # noqa: PTH112 - False for a name that is too long
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror}).") from error
+    if os.path.isdir(target):  # noqa: PTH112
         raise OutputError(f"{target}: this is a folder; give the name of a file.")
     if os.path.lexists(target) and not work.overwrite:
         raise OutputError(f"{target}: already exists; use --overwrite to replace it.")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import platform
-import sys
 
 import click
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 from srtrt.errors import BrokenPackageError, SrtrtError
 from srtrt.processor import this_processor
@@ -19,6 +16,7 @@ from srtrt.runtime.models import bundled_models, find_model, weights_folder
 from srtrt.runtime.package_checks import check_packages
 from srtrt.runtime.select import AUTO_ORDER, choose, survey
 from srtrt.runtime.threads import usable_processors
+from srtrt.terminal import put, put_table, put_text
 from srtrt.weights import DEFAULT_MODEL, PURPOSES
 
 _FRAME = "480x270 here"
@@ -40,18 +38,18 @@ def models(name: str | None, measure: bool) -> None:
         card = weights_folder() / f"{name}.md"
         if not card.is_file():
             raise click.UsageError(f"{name} is not a bundled model, so it has no card.")
-        click.echo(card.read_text(encoding="utf-8"), nl=False)
+        put_text(card.read_text(encoding="utf-8"))
         return
     costs = {model: measure_cost(model) for model in bundled_models()} if measure else {}
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "network", "size", "quality", "for", *([_FRAME] if measure else [])):
-        table.add_column(heading)
-    for model_name in bundled_models():
-        table.add_row(*_row(model_name), *([_seconds(costs[model_name])] if measure else []))
-    Console(width=None if sys.stdout.isatty() else 250).print(table)
+    headings = ["name", "network", "size", "quality", "for"]
+    rows = [_row(model) for model in bundled_models()]
+    if measure:
+        headings.append(_FRAME)
+        rows = [[*row, _seconds(cost)] for row, cost in zip(rows, costs.values(), strict=True)]
+    put_table(headings, rows)
     for engine in sorted({cost.engine for cost in costs.values()}):
         names = [name for name, cost in costs.items() if cost.engine == engine]
-        click.echo(f"{', '.join(names)}: {engine}")
+        put(f"{', '.join(names)}: {engine}")
 
 
 def _row(name: str) -> list[str]:
@@ -82,10 +80,10 @@ def _quality(figures: object) -> str:
 @click.command()
 def doctor() -> None:
     """Say what this machine can run, and why not the rest."""
-    click.echo(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
-    click.echo(f"Processor: {this_processor()}")
+    put(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    put(f"Processor: {this_processor()}")
     memory = psutil.virtual_memory()
-    click.echo(
+    put(
         f"{psutil.cpu_count(logical=False)} cores (this process may keep {usable_processors()} "
         f"processors busy), {memory.total / 2**30:.1f} GiB memory; "
         f"the network may use {memory_limit('cpu') / 2**30:.1f} GiB "
@@ -93,22 +91,22 @@ def doctor() -> None:
     )
     broken = []
     for package in check_packages():
-        click.echo(f"  {package}")
+        put(f"  {package}")
         broken += [package.name] if package.problem else []
-    click.echo("Backends:")
+    put("Backends:")
     for name, capability in survey():
         mark = "yes" if capability.usable else "no "
         precisions = f" [{', '.join(capability.precisions)}]" if capability.usable else ""
-        click.echo(f"  {mark} {name} on {capability.device}{precisions}: {capability.reason}")
-    click.echo("Options of backends (--backend-option NAME=VALUE):")
+        put(f"  {mark} {name} on {capability.device}{precisions}: {capability.reason}")
+    put("Options of backends (--backend-option NAME=VALUE):")
     for line in option_lines():
-        click.echo(f"  {line}")
+        put(f"  {line}")
     order = ", ".join(f"{name} on {device}" for name, device in AUTO_ORDER)
-    click.echo(f"--backend auto tries {order}.")
+    put(f"--backend auto tries {order}.")
     try:
-        click.echo(f"It takes {choose().reasoning}")
+        put(f"It takes {choose().reasoning}")
     except SrtrtError as error:
-        click.echo(f"It finds nothing: {error}")
+        put(f"It finds nothing: {error}")
         raise
     if broken:
         raise BrokenPackageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +14,16 @@ from onnx import ModelProto
 from srtrt.errors import InputError, ModelError
 from srtrt.graph import REDUCED_TYPES, dress, load_graph, read_spec, to_typed
 from srtrt.graph_check import check_model
-from srtrt.spec import Form, ModelSpec, Precision
+from srtrt.nearest import did_you_mean
+from srtrt.paths import local_path
+from srtrt.spec import PRECISIONS, Form, ModelSpec, Precision
 
 _CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
 """Precisions that no graph can be converted to without calibration; a bundled model may have a
 second file for each, such as ``srresnet-int8.onnx``."""
+
+_PYTORCH = (".pth", ".pt", ".ckpt", ".pkl", ".tar")
+"""Endings of what ``torch.save`` writes."""
 
 
 def weights_folder() -> Path:
@@ -115,15 +120,30 @@ def find_model(name_or_file: str) -> Model:
                 if (path := folder / f"{name_or_file}-{precision}.onnx").is_file()
             },
         )
-    path = Path(name_or_file)
+    path = local_path(name_or_file)
     if path.suffix in (".onnx", ".safetensors"):
         if not path.is_file():
             raise InputError(f"{path}: no such model file.")
         graph = path.suffix == ".onnx"
         return Model(path.stem, path if graph else None, None if graph else path)
-    near = difflib.get_close_matches(name_or_file, bundled_models(), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    if path.suffix.lower() in _PYTORCH:
+        raise InputError(
+            f"{path}: a PyTorch file is a program (pickle) and is not opened. Export the "
+            ".safetensors checkpoint that `srtrt train` wrote, and give the .onnx file: "
+            "srtrt export run/generator.safetensors"
+        )
+    if os.path.lexists(path):
+        raise InputError(
+            f"{path}: expected an .onnx graph, or a .safetensors checkpoint written by "
+            "`srtrt train`."
+        )
+    name, _, precision = name_or_file.rpartition("-")
+    if name in bundled_models() and precision in PRECISIONS:
+        raise InputError(
+            f"model {name_or_file!r} is {name} in {precision}: "
+            f"give --model {name} --precision {precision}."
+        )
     raise InputError(
         f"model {name_or_file!r} is neither a bundled model ({', '.join(bundled_models())}) "
-        f"nor an .onnx or .safetensors file.{hint}"
+        f"nor an .onnx or .safetensors file.{did_you_mean(name_or_file, bundled_models())}"
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from srtrt.errors import BackendError, UsageError
+from srtrt.nearest import did_you_mean
 from srtrt.processor import InstructionSet, this_processor
 from srtrt.runtime.backends import BACKENDS, backend_class
 from srtrt.runtime.backends.base import Capability
 from srtrt.runtime.models import Model
-from srtrt.spec import Precision
+from srtrt.spec import PRECISIONS, Precision
 
 AUTO_ORDER: tuple[tuple[str, str], ...] = (
     ("tensorrt", "cuda"),
@@ -66,8 +68,14 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
         UsageError: if a name is not one of those known.
         BackendError: if an explicit wish cannot be met; nothing else is taken instead.
     """
-    if device != "auto" and device.partition(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"device {device!r}: expected auto, cpu or cuda:N.")
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
+        hint = " Did you mean 'cuda'?" if device.lower() in ("gpu", "nvidia") else ""
+        raise UsageError(f"device {device!r}: expected auto, cpu or cuda:N.{hint}")
+    if precision not in ("auto", *PRECISIONS):
+        hint = did_you_mean(precision, PRECISIONS)
+        raise UsageError(
+            f"precision {precision!r} is unknown; expected auto, {', '.join(PRECISIONS)}.{hint}"
+        )
     if backend == "auto":
         candidates = [
             (name, capability)
@@ -95,8 +103,30 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
                 otherwise=capability.precisions[1:] if precision == "auto" else (),
             )
         refusals.append(problem)
-    wish = f"backend {backend}, device {device}, precision {precision}"
-    raise BackendError(f"nothing here offers {wish}: {'; '.join(refusals)}.")
+    raise BackendError(_refusal(candidates, backend, device, precision))
+
+
+def _refusal(
+    candidates: Sequence[tuple[str, Capability]], backend: str, device: str, precision: str
+) -> str:
+    """Why nothing meets the wishes, and what would."""
+    there = [(n, c) for n, c in candidates if _is_on(c, device)]
+    usable = [(n, c) for n, c in there if c.usable]
+    if usable:  # so they lack the precision
+        offers = "; ".join(_problem(n, c, device, precision) or "" for n, c in usable)
+        on_gpu = any(not c.usable for _, c in candidates if _is_on(c, "cuda"))
+        gpu = " An NVIDIA GPU may: `srtrt doctor` says what is missing here." if on_gpu else ""
+        return (
+            f"precision {precision} cannot be computed here: {offers}. "
+            f"Leave --precision out, or take one of these.{gpu}"
+        )
+    wishes = {"backend": backend, "device": device, "precision": precision}
+    wish = ", ".join(f"{name} {value}" for name, value in wishes.items() if value != "auto")
+    problems = [c.reason.rstrip(".") for _, c in there]
+    if not there:
+        places = " or ".join(dict.fromkeys(c.device for _, c in candidates))
+        problems = [f"{backend} runs on {places}"]
+    return f"nothing here offers {wish or 'a backend'}: {'; '.join(problems)}."
 
 
 def with_int8_hint(choice: Choice, model: Model) -> Choice:
@@ -123,7 +153,7 @@ def _why(capability: Capability, backend: str, precision: str) -> str:
 
 def _problem(name: str, capability: Capability, device: str, precision: str) -> str | None:
     """Why a capability does not meet the wishes, or None."""
-    if device != "auto" and device.partition(":")[0] != capability.device.partition(":")[0]:
+    if not _is_on(capability, device):
         return f"{name} on {capability.device} is not the device {device}"
     if not capability.usable:
         return capability.reason.rstrip(".")
@@ -132,3 +162,8 @@ def _problem(name: str, capability: Capability, device: str, precision: str) -> 
         because = f" ({capability.because})" if capability.because and precision == "bf16" else ""
         return f"{name} on {capability.device} computes {offered}, not {precision}{because}"
     return None
+
+
+def _is_on(capability: Capability, device: str) -> bool:
+    """Whether a capability is on the kind of device that is wanted."""
+    return device == "auto" or device.partition(":")[0] == capability.device.partition(":")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.live import Live
 
-from srtrt.errors import MissingPackageError, OutputError, UsageError
+from srtrt import packages, signals
+from srtrt.errors import OutputError, UsageError
 from srtrt.locks import output_claimed
+from srtrt.paths import require_folder_writable
+from srtrt.terminal import console, printable, put, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
     from srtrt.train.config import TrainConfig
     from srtrt.train.loop import Progress
     from srtrt.train.pictures import Pictures
+
+Tell = Callable[[str], None]
+"""What says a sentence."""
+
+_MODULES = ("srtrt.train.loop", "srtrt.train.pictures", "srtrt.train.distributed")
+"""What the command imports that takes seconds."""
 
 
 @click.command()
@@ -63,27 +71,27 @@ def train(
     best.safetensors, states to resume from, config.yaml, manifest.json, log.jsonl, plots, sample
     grids and TensorBoard files. Several processes: torchrun --nproc-per-node N -m srtrt.cli train.
     """
-    try:
-        from srtrt.train.device import choose_device
-        from srtrt.train.distributed import World
-        from srtrt.train.loop import Trainer
-        from srtrt.train.pictures import Pictures
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(error.name or "torch", "train", "`srtrt train`") from error
-
     folder = Path(out)
+    _check_places(folder, data, val)
+    if preset is not None and config is not None:
+        raise UsageError("--preset and --config are two sources of settings; give one of them.")
+    silent = quiet or os.environ.get("RANK", "0") != "0"
+    packages.load(_MODULES, extra="train", purpose="`srtrt train`", quiet=silent)
+    from srtrt.train.device import choose_device
+    from srtrt.train.distributed import World
+    from srtrt.train.loop import Trainer
+    from srtrt.train.pictures import Pictures
+
     chosen = _settings(folder, preset, config, settings, resume=resume)
-    if not data:
-        raise UsageError("--data is missing: name the folder of HR images to train on.")
     where = choose_device(device)
     world = World.join(where)
-    console = Console(stderr=True, quiet=quiet or not world.first, highlight=False)
+    tell = _nothing if quiet or not world.first else say
     with ExitStack() as ending:
         ending.callback(world.leave)
         if world.first:
             ending.enter_context(_claimed(folder))
         pictures = Pictures.open([Path(d) for d in data], chosen)
-        _introduce(console, pictures)
+        _introduce(tell, pictures)
         trainer = Trainer(
             chosen,
             pictures,
@@ -96,16 +104,31 @@ def train(
             world=world,
         )
         for note in trainer.resume() if resume else ():
-            console.print(f"note: {note}", soft_wrap=True)
-        console.print(str(trainer.arithmetic), soft_wrap=True)
-        with _stop_request() as should_stop, _progress_line(console) as show:
+            tell(f"note: {note}")
+        tell(str(trainer.arithmetic))
+        with _stop_request() as should_stop, _progress_line(tell) as show:
             result = trainer.run(on_progress=show, should_stop=should_stop)
     if not result.finished:
-        console.print(f"stopped after step {result.steps}; continue with --resume")
+        tell(f"stopped after step {result.steps}; continue with --resume")
         raise KeyboardInterrupt
     if world.first:
         psnr = "" if result.psnr is None else f", PSNR {result.psnr:.2f} dB"
-        click.echo(f"{result.checkpoint} ({result.steps} steps{psnr})", file=sys.stdout)
+        put(f"{result.checkpoint} ({result.steps} steps{psnr})")
+
+
+def _check_places(folder: Path, data: tuple[str, ...], val: tuple[str, ...]) -> None:
+    """Says what is wrong with folders before seconds go by."""
+    from srtrt.train.layouts import check_folder
+
+    if not data:
+        raise UsageError("--data is missing: name the folder of HR images to train on.")
+    require_folder_writable(folder, option="--out")
+    for each in (*data, *val):
+        check_folder(Path(each))
+
+
+def _nothing(_text: str) -> None:
+    """Says nothing."""
 
 
 @contextmanager
@@ -135,8 +158,6 @@ def _settings(
     from srtrt.train import config as configs
     from srtrt.train.run_folder import CONFIG, RunFolder
 
-    if preset is not None and config is not None:
-        raise UsageError("--preset and --config are two sources of settings; give one of them.")
     started = bool(RunFolder(folder).states())
     if started and not resume:
         raise UsageError(
@@ -175,25 +196,27 @@ def _content(config: TrainConfig, vgg: str | None) -> nn.Module | None:
     return load_vgg(Path(vgg) if vgg else None, config.loss.content_layer)
 
 
-def _introduce(console: Console, pictures: Pictures) -> None:
+def _introduce(tell: Tell, pictures: Pictures) -> None:
     dataset, cache = pictures.dataset, pictures.cache
-    console.print(f"{dataset.name}: {len(cache.files)} pictures", soft_wrap=True)
+    tell(f"{dataset.name}: {len(cache.files)} pictures")
     for path, reason in cache.skipped:
-        console.print(f"skipped {path}: {reason}", soft_wrap=True)
+        tell(f"skipped {path}: {reason}")
     if cache.skipped:
-        console.print(f"{len(cache.skipped)} pictures skipped")
+        tell(f"{len(cache.skipped)} pictures skipped")
     if cache.rebuilt_because:
-        console.print(f"note: {cache.rebuilt_because}", soft_wrap=True)
+        tell(f"note: {cache.rebuilt_because}")
 
 
 @contextmanager
-def _progress_line(console: Console) -> Iterator[Callable[[Progress], None]]:
+def _progress_line(tell: Tell) -> Iterator[Callable[[Progress], None]]:
     """One live line on a terminal; a line for each report elsewhere."""
-    if not console.is_terminal:
-        yield lambda progress: console.print(_progress_text(progress), soft_wrap=True)
+    if tell is _nothing or not sys.stderr.isatty():
+        yield lambda progress: tell(_progress_text(progress))
         return
-    with Live(console=console, auto_refresh=False) as live:
-        yield lambda progress: live.update(_progress_text(progress), refresh=True)
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False) as live:
+        yield lambda progress: live.update(printable(_progress_text(progress)), refresh=True)
 
 
 def _progress_text(progress: Progress) -> str:
@@ -208,18 +231,12 @@ def _progress_text(progress: Progress) -> str:
 
 @contextmanager
 def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a wish that is met after the current update."""
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a wish met after the current update."""
     asked = threading.Event()
-    earlier = {}
 
-    def ask(number: int, frame: object) -> None:
+    def ask(number: int, _frame: object) -> None:
         asked.set()
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, signals.interrupt)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        earlier[number] = signal.signal(number, ask)
-    try:
+    with signals.handled_by(ask):
         yield asked.is_set
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

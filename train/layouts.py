@@ -61,7 +61,7 @@ def find_pictures(folders: Sequence[Path], *, split: Split = "train") -> Dataset
     ignored: set[Path] = set()
     for folder in folders:
         found = _Finds(split)
-        _check_folder(folder)
+        check_folder(folder)
         _walk(folder, found, set(), None)
         name, pictures = _choose(folder, found)
         names += name
@@ -93,7 +93,12 @@ class _Finds:
     ignored: set[Path] = field(default_factory=set)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuses what is no folder.
+
+    Raises:
+        InputError: with what is there instead.
+    """
     if folder.is_dir():
         return
     if not folder.exists():

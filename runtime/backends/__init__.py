@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from srtrt.errors import UsageError
+from srtrt.nearest import did_you_mean
 from srtrt.runtime.backends.base import Backend
 
 BACKENDS: dict[str, str] = {
@@ -24,7 +25,10 @@ def backend_class(name: str) -> type[Backend]:
         UsageError: if there is no backend of this name.
     """
     if name not in BACKENDS:
-        raise UsageError(f"backend {name!r} is unknown; expected {', '.join(BACKENDS)} or auto.")
+        hint = did_you_mean(name, BACKENDS)
+        raise UsageError(
+            f"backend {name!r} is unknown; expected {', '.join(BACKENDS)} or auto.{hint}"
+        )
     module, _, attribute = BACKENDS[name].partition(":")
     found: type[Backend] = getattr(importlib.import_module(module), attribute)
     return found

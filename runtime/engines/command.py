@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from calendar import timegm
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from srtrt.errors import InputError, SrtrtError
 from srtrt.runtime.engines.cache import EngineCache
@@ -24,6 +21,7 @@ from srtrt.runtime.engines.identity import (
     place_problem,
 )
 from srtrt.runtime.engines.record import TIME_FORMAT, EngineEntry, EngineRecord
+from srtrt.terminal import put, put_table
 
 _DAY_SECONDS = 86400
 
@@ -48,21 +46,20 @@ def list_(folder: Path | None) -> None:
     cache, gpu = EngineCache(folder), gpu_facts()
     found = cache.entries()
     if not found:
-        click.echo(f"{cache.folder}: no engines.")
+        put(f"{cache.folder}: no engines.")
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("engine", "size", "parity", "built", "state"):
-        table.add_column(heading, overflow="fold")
-    for entry in found:
-        record = entry.record
-        table.add_row(
-            entry.path.stem,
-            f"{entry.path.stat().st_size / 1e6:.1f} MB",
-            _parity(record) if record else "",
-            record.created[:10] if record else "",
-            unusable_because(entry, gpu) or "usable",
-        )
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    put_table(("engine", "size", "parity", "built", "state"), [_row(e, gpu) for e in found])
+
+
+def _row(entry: EngineEntry, gpu: GpuFacts | None) -> list[str]:
+    record = entry.record
+    return [
+        entry.path.stem,
+        f"{entry.path.stat().st_size / 1e6:.1f} MB",
+        _parity(record) if record else "",
+        record.created[:10] if record else "",
+        unusable_because(entry, gpu) or "usable",
+    ]
 
 
 @engines.command()
@@ -71,15 +68,15 @@ def list_(folder: Path | None) -> None:
 def explain(engine: str, folder: Path | None) -> None:
     """Print all that is known of ENGINE (a name or the start of one) and whether it is usable."""
     entry = _find(EngineCache(folder), engine)
-    click.echo(str(entry.path))
+    put(str(entry.path))
     reason = unusable_because(entry, gpu_facts())
-    click.echo(f"Not usable here: {reason}." if reason else "Usable on this machine.")
+    put(f"Not usable here: {reason}." if reason else "Usable on this machine.")
     record = entry.record
     if record is None:
         return
-    click.echo(f"Parity with PyTorch float32: {_parity(record)}.")
+    put(f"Parity with PyTorch float32: {_parity(record)}.")
     if record.verified_on is not None:
-        click.echo(f"Measured on: {', '.join(f'{k} {v}' for k, v in record.verified_on.items())}.")
+        put(f"Measured on: {', '.join(f'{k} {v}' for k, v in record.verified_on.items())}.")
     key = record.key
     asked = {name: key[name] for name in BUILD_PARTS if name in key}
     recipe = {name: key[name] for name in RECIPE_PARTS if name in key}
@@ -90,10 +87,10 @@ def explain(engine: str, folder: Path | None) -> None:
         ("How it was built: done", record.built),
         ("What the graph was made from", recipe),
     ):
-        click.echo(f"{title}:")
+        put(f"{title}:")
         for name, value in values.items():
-            click.echo(f"  {name}: {'-' if value is None else value}")
-    click.echo(f"Engine: {record.engine_bytes} bytes, SHA-256 {record.engine_sha256}")
+            put(f"  {name}: {'-' if value is None else value}")
+    put(f"Engine: {record.engine_bytes} bytes, SHA-256 {record.engine_sha256}")
 
 
 @engines.command()
@@ -117,12 +114,12 @@ def prune(everything: bool, older_than: int | None, dry_run: bool, folder: Path 
         size = entry.path.stat().st_size
         if dry_run or cache.remove(entry.path):
             freed += size
-            click.echo(f"{verb} {entry.path.name}: {reason}")
+            put(f"{verb} {entry.path.name}: {reason}")
         else:
-            click.echo(f"kept {entry.path.name}: it is in use or cannot be removed")
+            put(f"kept {entry.path.name}: it is in use or cannot be removed")
     for path in cache.leftovers(remove=not dry_run):
-        click.echo(f"{verb} {path.name}: left by a build that was stopped")
-    click.echo(f"{verb} {freed / 1e6:.1f} MB of engines from {cache.folder}")
+        put(f"{verb} {path.name}: left by a build that was stopped")
+    put(f"{verb} {freed / 1e6:.1f} MB of engines from {cache.folder}")
 
 
 def unusable_because(entry: EngineEntry, gpu: GpuFacts | None) -> str | None:

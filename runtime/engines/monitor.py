@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from srtrt.signals import interrupt
+
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0..1 and never less than before, and what is going on."""
 
@@ -61,7 +63,7 @@ class Listener:
         first line of it, where it would be lost.
         """
         usual = signal.getsignal(signal.SIGINT)
-        ours = usual is signal.default_int_handler and (
+        ours = usual in (signal.default_int_handler, interrupt) and (
             threading.current_thread() is threading.main_thread()
         )
         if ours:

@@ -8,6 +8,7 @@ from srtrt.errors import UsageError
 from srtrt.runtime.command_options import backend_option
 from srtrt.runtime.engines.key import EngineShape
 from srtrt.spec import PRECISIONS, Form
+from srtrt.terminal import put, say
 from srtrt.weights import DEFAULT_MODEL
 
 
@@ -69,12 +70,12 @@ def tune(
     chosen = choose_options(choice.backend, choice.device, backend_options)
     if chosen.options.ring is not None:
         raise UsageError(f"{chosen}: frames in flight are what is measured; leave them out.")
-    click.echo(f"{choice.reason}", err=True)
+    say(choice.reason)
 
     def show(measured: Measured) -> None:
         speed = measured.frames_per_second
         found = measured.problem if speed is None else f"{speed:.2f} frames/s"
-        click.echo(f"  {ring_name(measured.ring)}: {found}")
+        put(f"  {ring_name(measured.ring)}: {found}")
 
     ring, path = tune_backend(
         find_model(model),
@@ -85,6 +86,6 @@ def tune(
         seconds=seconds,
         options=chosen.options,
         on_measured=show,
-        on_note=lambda text: click.echo(f"note: {text}", err=True),
+        on_note=lambda text: say(f"note: {text}"),
     )
-    click.echo(f"fastest: {ring_name(ring)}; stored in {path}")
+    put(f"fastest: {ring_name(ring)}; stored in {path}")

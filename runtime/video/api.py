@@ -11,6 +11,7 @@ import av
 
 from srtrt.errors import InputError, UsageError
 from srtrt.locks import output_claimed
+from srtrt.paths import local_path
 from srtrt.runtime.backends.options import BackendOptions
 from srtrt.runtime.video.choice import AUTO, asked_for, choose_model
 from srtrt.runtime.video.ffmpeg_errors import reason
@@ -110,7 +111,7 @@ def upscale_video(
         "trust_engine": trust_engine,
     }
     try:
-        with VideoSource(Path(src), keep_going=keep_going) as source:
+        with VideoSource(local_path(src), keep_going=keep_going) as source:
             setup = set_up(source, None if dst is None else Path(dst), options)
             with output_claimed(setup.target.path):
                 # Another run may have finished it meanwhile.

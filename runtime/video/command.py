@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from srtrt.errors import OutputError
-from srtrt.files import write_text
+from srtrt.reports import ReportPlace
 from srtrt.runtime.backends import BACKENDS
-from srtrt.runtime.command_options import backend_option, require_report_place
+from srtrt.runtime.command_options import OneOf, backend_option, json_option
 from srtrt.runtime.video.report import VideoReport
+from srtrt.signals import end_at_once
 from srtrt.spec import PRECISIONS
+from srtrt.terminal import put_path, say
 
 
 @click.command("upscale-video")
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="INPUT")
 @click.option(
     "-o",
     "--output",
@@ -38,7 +36,7 @@ from srtrt.spec import PRECISIONS
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", *BACKENDS]),
+    type=OneOf(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
     help="Inference engine.",
@@ -46,7 +44,7 @@ from srtrt.spec import PRECISIONS
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", *PRECISIONS]),
+    type=OneOf(["auto", *PRECISIONS]),
     default="auto",
     show_default=True,
     help="Arithmetic of the network.",
@@ -62,7 +60,7 @@ from srtrt.spec import PRECISIONS
 )
 @click.option(
     "--codec",
-    type=click.Choice(["auto", "h264", "hevc", "av1", "ffv1"]),
+    type=OneOf(["auto", "h264", "hevc", "av1", "ffv1"]),
     default="auto",
     show_default=True,
     help="Video codec; auto is av1 for .webm and h264 elsewhere.",
@@ -72,7 +70,7 @@ from srtrt.spec import PRECISIONS
 @click.option("--preset", help="Speed preset of the encoder.")
 @click.option(
     "--audio",
-    type=click.Choice(["copy", "none"]),
+    type=OneOf(["copy", "none"]),
     default="copy",
     show_default=True,
     help="Whether audio is copied.",
@@ -90,14 +88,9 @@ from srtrt.spec import PRECISIONS
     "--keep-going", is_flag=True, help="Where INPUT is damaged, write the good frames before it."
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the report to this file.",
-)
+@json_option
 def upscale_video(
-    source: Path, output: Path | None, quiet: bool, json_file: Path | None, **options: Any
+    source: str, output: Path | None, quiet: bool, report: ReportPlace | None, **options: Any
 ) -> None:
     """Upscale a video 4x, frame by frame.
 
@@ -107,32 +100,31 @@ def upscale_video(
     from srtrt.runtime.video.api import upscale_video as run
     from srtrt.runtime.video.terminal import terminal_watcher
 
-    if json_file is not None:
-        require_report_place(json_file, output)
-    with terminate_as_interrupt(), leave_running_threads():
-        with terminal_watcher(quiet=quiet) as watcher:
-            report = run(source, output, watcher=watcher, **options)
-    if json_file is not None:
-        _write_json(report, json_file)
+    if report is not None:
+        report.require(output)
+    with leave_running_threads(), terminal_watcher(report, quiet=quiet) as watcher:
+        done = run(source, output, watcher=watcher, **options)
     if not quiet:
-        _print_report(report)
+        _tell(done)
+    if report is not None:
+        _write(done, report)
+    if not quiet and (report is None or report.path is not None):
+        put_path(done.output)
 
 
-def _print_report(report: VideoReport) -> None:
-    if report.damage:
-        click.echo(f"warning: {report.damage} Only those frames were written.", err=True)
-    click.echo(report.summary(), err=True)
-    click.echo(report.output)
+def _tell(done: VideoReport) -> None:
+    if done.damage:
+        say(f"warning: {done.damage} Only those frames were written.")
+    for line in done.summary().splitlines():
+        say(line)
 
 
-def _write_json(report: VideoReport, path: Path) -> None:
+def _write(done: VideoReport, report: ReportPlace) -> None:
     try:
-        require_report_place(path, Path(report.output))
-        write_text(path, json.dumps(report.to_dict(), indent=2) + "\n")
+        report.write(done.to_dict(), Path(done.output))
     except OutputError as error:
         raise OutputError(
-            f"The video was written to {report.output}, but its report could not be written: "
-            f"{error}"
+            f"The video was written to {done.output}, but its report could not be written: {error}"
         ) from error
 
 
@@ -148,25 +140,5 @@ def leave_running_threads() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if threads_are_running():
-            click.echo("srtrt: interrupted.", err=True)
-            sys.stderr.flush()
-            os._exit(130)
+            end_at_once(signal.SIGINT, None)
         raise
-
-
-@contextlib.contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Lets SIGTERM end a run as Ctrl-C does: threads stopped, unfinished file removed."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -303,6 +303,26 @@ def _read_exif(image: Image.Image, *, from_tiff: bool) -> tuple[bytes | None, tu
         return None, ("its EXIF block is damaged and is left out",)
 
 
+def format_of(path: Path, *, quality: int | None = None) -> str:
+    """The format in which a picture of this name is written.
+
+    Returns:
+        The format, as :data:`FORMAT_OF_SUFFIX` names it.
+
+    Raises:
+        OutputError: if the ending names none, or ``quality`` is given for one that has none.
+    """
+    name = FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    if name is None:
+        raise OutputError(
+            f"{path}: the ending {path.suffix!r} names no known format; "
+            f"use one of {', '.join(FORMAT_OF_SUFFIX)}."
+        )
+    if quality is not None and name not in _MAX_SIDE:
+        raise OutputError(f"{path}: {name} has no quality setting; leave --quality out.")
+    return name
+
+
 def check_output(
     path: Path, picture: Picture, *, scale: int = 1, quality: int | None = None
 ) -> str:
@@ -314,14 +334,7 @@ def check_output(
     Raises:
         OutputError: if it cannot; the message says what can.
     """
-    name = FORMAT_OF_SUFFIX.get(path.suffix.lower())
-    if name is None:
-        raise OutputError(
-            f"{path}: the ending {path.suffix!r} names no known format; "
-            f"use one of {', '.join(FORMAT_OF_SUFFIX)}."
-        )
-    if quality is not None and name not in _MAX_SIDE:
-        raise OutputError(f"{path}: {name} has no quality setting; leave --quality out.")
+    name = format_of(path, quality=quality)
     width, height = picture.width * scale, picture.height * scale
     raw_bytes = width * height * picture.rgb.itemsize * (3 + (picture.alpha is not None))
     if max(width, height) > _MAX_SIDE.get(name, 2**31 - 1):

@@ -9,10 +9,13 @@ import functools
 import importlib
 import re
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 from srtrt.errors import BrokenPackageError, MissingPackageError, PackageError, first_line
+from srtrt.signals import end_at_once, handled_by
+from srtrt.terminal import say
 
 _OWNERS_OF_CV2 = (
     "opencv-python",
@@ -113,6 +116,30 @@ def import_openvino() -> Any:
     finally:
         if quiet:
             del sys.modules["openvino_telemetry"]
+
+
+def load(modules: Sequence[str], *, extra: str, purpose: str, quiet: bool = False) -> None:
+    """Imports modules that stand on PyTorch, which takes seconds, and says so.
+
+    Nothing else may be going on: Ctrl-C ends the process at once.
+
+    Args:
+        modules: their names.
+        extra: extra of srtrt that installs what they need.
+        purpose: what needs them, such as ``training``.
+        quiet: say nothing.
+
+    Raises:
+        MissingPackageError: if a package is not installed.
+    """
+    if not quiet and "torch" not in sys.modules:
+        say("loading PyTorch ...")
+    try:
+        with handled_by(end_at_once):
+            for module in modules:
+                importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "torch", extra, purpose) from error
 
 
 def broken_import(error: ImportError) -> BrokenPackageError | None:

@@ -158,7 +158,7 @@ def test_an_unexpected_error_is_shown_with_the_versions_that_were_never_tried(
     monkeypatch.setattr(packages, "all_untried", lambda: ["numpy 9 has not been tried with srtrt"])
     monkeypatch.setattr("srtrt.runtime.info_command.bundled_models", lambda: 1 / 0)
     done = CliRunner().invoke(main, ["models"])
-    assert isinstance(done.exception, ZeroDivisionError)
+    assert done.exit_code == 70
     assert "numpy 9 has not been tried" in done.output
 
 

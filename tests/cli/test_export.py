@@ -178,7 +178,7 @@ def test_a_graph_or_a_text_is_no_checkpoint(tiny_graphs: dict[str, Path], tmp_pa
     (tmp_path / "notes.txt").write_text("hello")
     text = export(tmp_path / "notes.txt")
     assert text.exit_code == 1
-    assert "expected a .safetensors checkpoint" in text.output
+    assert "or a .safetensors checkpoint written by" in text.output
 
 
 def test_export_builds_engines_for_each_shape(tiny_checkpoint: Path, tmp_path: Path) -> None:

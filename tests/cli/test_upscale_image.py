@@ -191,7 +191,7 @@ def test_a_report_replaces_no_picture(tmp_path: Path, session: RepeatSession) ->
         assert done.exit_code == 1
         assert message in done.stderr
     assert source.read_bytes() == before
-    assert pixels(tmp_path / "a_x4.png").shape == (20, 28, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(sessions, "open_session", open_session)
     source = save(tmp_path / "a.png")
-    engine = {"model": "m", "backend": "b", "device": "cpu", "precision": "fp32", "tile": "64"}
+    engine = {"model": "m", "backend": "torch", "device": "cpu", "precision": "fp32", "tile": "64"}
     flags = [part for name, value in engine.items() for part in (f"--{name}", value)]
     flags += ["--backend-option", "x=1", "--backend-option", "y=2"]
     assert run(source, *flags).exit_code == 0
