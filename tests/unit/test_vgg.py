@@ -294,7 +294,7 @@ def test_weights_are_downloaded_once_and_checked(
     assert cached.read_bytes() == server.read_bytes()
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "Downloading" in captured.err
+    assert "downloading" in captured.err
 
     cached.write_bytes(cached.read_bytes()[:1000])
     torch.testing.assert_close(load_vgg(None, "block1_conv2")(picture), expected)

@@ -25,6 +25,7 @@ from torch.nn import functional
 from srtrt.errors import InputError, ModelError
 from srtrt.files import cache_folder, file_sha256
 from srtrt.networks.state_dict import read_state_dict
+from srtrt.terminal import say
 
 LAYERS: tuple[str, ...] = tuple(
     f"block{block}_conv{number}"
@@ -230,7 +231,7 @@ def _downloaded_state() -> dict[str, Tensor]:
                 return _read_state(path)
             path.unlink()  # such as a copy that broke off
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"Downloading {WEIGHTS_URL} to {path}", file=sys.stderr)
+        say(f"downloading {WEIGHTS_URL} to {path}")
         # It puts the file in place once its checksum, here the whole of it, is right.
         torch.hub.download_url_to_file(
             WEIGHTS_URL, str(path), WEIGHTS_SHA256, progress=sys.stderr.isatty()
