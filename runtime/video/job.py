@@ -11,6 +11,8 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from srtrt.errors import OutputError
+from srtrt.runtime.video.kept import describe_losses, written_losses
+from srtrt.runtime.video.losses import FrameLosses
 from srtrt.runtime.video.network import Networks, VideoSession
 from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.pipeline import Pipeline
@@ -57,13 +59,7 @@ class VideoJob:
             watcher: told what happens.
         """
         opened = time.perf_counter()
-        sink = VideoSink(
-            self.setup.sink,
-            self.source.container,
-            self.source.stream,
-            self.source.pictures(),
-            self.setup.chapters_until,
-        )
+        sink = VideoSink(self.setup.sink)
         form = self.setup.converter.form
         with sink, self.networks.open(form, watcher) as session:
             plan = self._plan(session, bits_per_pixel)
@@ -74,9 +70,9 @@ class VideoJob:
             pipeline = self._pipeline(session, sink, watcher)
             self._started = time.perf_counter()
             self._run(pipeline, sink)
-            rounding = self._finish(sink)
+            lost = self._finish(sink)
             seconds = time.perf_counter() - self._started
-            late = [*self._late_notes(sink), *filter(None, [rounding])]
+            late = [*self._late_notes(sink), *lost]
             self._tell([*self.source.notes, *session.notes, *late], watcher)
             return self._report(plan, sink, pipeline, (self._started - opened, seconds))
 
@@ -126,11 +122,14 @@ class VideoJob:
         self, session: VideoSession, sink: VideoSink, watcher: VideoWatcher
     ) -> Pipeline[_Item, _Item]:
         converter = self.setup.converter
+        losses = FrameLosses(self._notes)
 
         def read() -> Iterator[_Item]:
             for step in self.source.steps(self.options.max_frames):
                 arrays = None if step.frame is None else converter.inputs(step.frame)
                 self._decoded += arrays is not None
+                if step.frame is not None:
+                    self._tell(losses.of(step.frame), watcher)
                 yield _Item(step.packets, step.pts, step.duration, arrays)
 
         def compute(item: _Item) -> Callable[[], _Item]:
@@ -184,8 +183,8 @@ class VideoJob:
             encoded_bytes=sink.bytes_written,
         )
 
-    def _finish(self, sink: VideoSink) -> str | None:
-        """Closes, checks and publishes the file; gives a note if timestamps were rounded."""
+    def _finish(self, sink: VideoSink) -> list[str]:
+        """Closes, checks and publishes the file; gives notes on what it does not keep."""
         sink.finish(self.source.end if self.source.ended_early else None)
         if not self._decoded == self._encoded == sink.packets_written:
             raise OutputError(
@@ -194,8 +193,10 @@ class VideoJob:
             )
         matroska = self.setup.sink.container.is_matroska
         rounding = check_written(sink.part.path, sink.times, matroska=matroska)
+        found = written_losses(self.setup.sink.contents, sink.part.path)
         sink.part.publish(replace=self.options.overwrite)
-        return rounding
+        suffix = self.setup.sink.container.suffix
+        return [*filter(None, [rounding]), *describe_losses(found, suffix)]
 
     def _late_notes(self, sink: VideoSink) -> list[str]:
         if not sink.hidden_packets:

@@ -10,8 +10,12 @@ import av
 
 from srtrt.errors import InputError
 from srtrt.runtime.video.codecs import plan_encoder
+from srtrt.runtime.video.contents import Contents
+from srtrt.runtime.video.kept import describe_losses
+from srtrt.runtime.video.losses import FrameLosses, stream_losses
 from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.planes import Converter, describe_conversion, make_converter
+from srtrt.runtime.video.rehearsal import rehearse
 from srtrt.runtime.video.sink import SCALE, SinkPlan, enlarged_matrix
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.streams import describe
@@ -30,15 +34,15 @@ class Setup:
     """Between frames and the arrays of the network."""
     expected_frames: int | None
     """Frames there will be; None if the source does not say."""
-    chapters_until: Fraction | None
-    """Time in seconds after which chapters are left out."""
+    losses: tuple[str, ...]
+    """Sentences on what the output will not have, as far as is known before the first frame."""
 
     def notes(self) -> list[str]:
         """What is assumed, converted or left behind, one sentence each."""
-        facts, shift = self.sink.facts, self.sink.shift
+        facts, shift = self.sink.facts, self.sink.contents.shift
         conversion = describe_conversion(facts.pix_fmt)
         notes = [*facts.colour.notes, *([conversion] if conversion else [])]
-        notes += [*self.target.notes, *self.target.streams.notes]
+        notes += [*self.target.notes, *self.target.streams.notes, *self.losses]
         matrix = facts.display_matrix
         if matrix and any(matrix[6:8]) and not any(enlarged_matrix(matrix)[6:8]):
             notes.append(
@@ -82,13 +86,23 @@ def set_up(source: VideoSource, dst: Path | None, options: VideoOptions) -> Setu
     if source.breaks and not options.keep_going and options.max_frames is None:
         _fail_at_the_damage(source)
     source.ignore(target.streams.ignored)
+    contents = Contents(
+        source=source.container,
+        video=source.stream,
+        muxer=target.container.format,
+        copied=target.streams.copied,
+        pictures=source.pictures(),
+        shift=_shift(source, target),
+        chapters_until=_chapters_until(source, options.max_frames),
+    )
+    rehearsal = rehearse(contents, facts, source.first_packets())
     sink = SinkPlan(
         final=target.path,
         container=target.container,
         encoder=encoder,
         facts=facts,
-        streams=target.streams,
-        shift=_shift(source, target),
+        contents=contents,
+        muxer_options=rehearsal.options,
         holds_back=options.max_frames is not None or options.keep_going,
     )
     return Setup(
@@ -96,8 +110,17 @@ def set_up(source: VideoSource, dst: Path | None, options: VideoOptions) -> Setu
         sink=sink,
         converter=make_converter(facts.pix_fmt, facts.width, facts.height, facts.colour),
         expected_frames=_expected_frames(source, options.max_frames),
-        chapters_until=_chapters_until(source, options.max_frames),
+        losses=(
+            *_frame_losses(source),
+            *describe_losses(rehearsal.losses, target.container.suffix),
+        ),
     )
+
+
+def _frame_losses(source: VideoSource) -> list[str]:
+    losses = stream_losses(source.stream)
+    frames = FrameLosses(losses)
+    return losses + [sentence for frame in source.first_frames() for sentence in frames.of(frame)]
 
 
 def _fail_at_the_damage(source: VideoSource) -> None:

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
 from srtrt.errors import OutputError, UsageError
 from srtrt.files import PartFile
-from srtrt.runtime.video import streams as stream_plans
 from srtrt.runtime.video.codecs import (
     Container,
     EncoderPlan,
     ordinary_priority,
     quiet_svt,
 )
+from srtrt.runtime.video.contents import Contents
 from srtrt.runtime.video.decoding_times import DecodingTimes
 from srtrt.runtime.video.encoders import refusal
 from srtrt.runtime.video.facts import VideoFacts
 from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
 from srtrt.runtime.video.opening import packet_time
-from srtrt.runtime.video.pyav import METADATA, chapters, fraction, seconds
+from srtrt.runtime.video.pyav import METADATA
+from srtrt.runtime.video.streams import single_frames
 
 SCALE = 4
-_MAX_TIMESCALE = 2**31 - 1
 _MAX_FIXED = 2**31 - 1
 
 
@@ -49,10 +48,10 @@ class SinkPlan:
     """How the video is encoded."""
     facts: VideoFacts
     """The source's video stream."""
-    streams: stream_plans.StreamPlan
-    """The other streams."""
-    shift: Fraction
-    """Seconds added to every timestamp; 0 but where a container holds no negative ones."""
+    contents: Contents
+    """Everything beside the frames."""
+    muxer_options: Mapping[str, str]
+    """Options of the container."""
     holds_back: bool
     """True: copied packets wait for the video, because it may end before they do."""
 
@@ -60,22 +59,8 @@ class SinkPlan:
 class VideoSink:
     """One output file in the making; a context manager that removes it unless it was renamed."""
 
-    def __init__(
-        self,
-        plan: SinkPlan,
-        source: InputContainer,
-        video: VideoStream,
-        pictures: dict[int, bytes],
-        chapters_until: Fraction | None = None,
-    ) -> None:
+    def __init__(self, plan: SinkPlan) -> None:
         """Opens the encoder and writes the header.
-
-        Args:
-            plan: what to write.
-            source: where metadata, chapters and templates of copied streams come from.
-            video: the source's video stream.
-            pictures: cover pictures by stream index.
-            chapters_until: chapters after this time are left out.
 
         Raises:
             OutputError: if the encoder or the container refuses.
@@ -90,7 +75,6 @@ class VideoSink:
         self._held: deque[Packet[Any]] = deque()
         self._outputs: dict[int, Stream] = {}
         self._finished = False
-        self._chapters_until = chapters_until
         self.part = PartFile(plan.final)
         try:
             with writing(plan.final):
@@ -98,16 +82,16 @@ class VideoSink:
                     str(self.part.path.absolute()),
                     "w",
                     format=plan.container.format,
-                    container_options=self._muxer_options(source),
+                    container_options=dict(plan.muxer_options),
                     **METADATA,
                 )
         except BaseException:
             self.part.discard()
             raise
         try:
-            self._video = self._add_video(video)
+            self._video = self._add_video()
             self._decoding = DecodingTimes(self._video.codec_context.reorder_depth)
-            self._add_copies(source, pictures)
+            self._outputs = plan.contents.add_to(self._file)
             self._start()
         except BaseException:
             self.close()
@@ -138,10 +122,11 @@ class VideoSink:
             # Matroska has no edit lists: what the source hides would be heard.
             self.hidden_packets += 1
             return
-        if self.plan.holds_back:
-            self._held.append(packet)
-        else:
-            self._mux_copy(packet)
+        for frame in single_frames(packet):
+            if self.plan.holds_back:
+                self._held.append(frame)
+            else:
+                self._mux_copy(frame)
 
     def encode(self, frame: av.VideoFrame, pts: int, duration: int) -> None:
         """Encodes one frame.
@@ -152,7 +137,8 @@ class VideoSink:
             duration: in the same ticks.
         """
         facts = self.plan.facts
-        pts += round(self.plan.shift / facts.time_base)
+        contents = self.plan.contents
+        pts += contents.ticks(facts.time_base)
         frame.pts, frame.duration, frame.time_base = pts, duration, facts.time_base
         tags = facts.colour.tags
         frame.colorspace, frame.color_range = tags.matrix, tags.range
@@ -161,7 +147,7 @@ class VideoSink:
         self.times.append(pts * facts.time_base)
         self._decoding.sent(pts)
         self._encode(frame)
-        self._release((pts + duration) * facts.time_base - self.plan.shift)
+        self._release((pts + duration) * facts.time_base - contents.shift)
 
     def finish(self, end: Fraction | None) -> None:
         """Drains the encoder, writes what was held back, and closes the file.
@@ -197,19 +183,12 @@ class VideoSink:
         self._held = kept
 
     def _mux_copy(self, packet: Packet[Any]) -> None:
-        time_base = fraction(packet.time_base)
-        ticks = round(self.plan.shift / time_base) if time_base else 0
-        if packet.dts is None:
-            # Cover art has no time at all; it belongs to the start.
-            packet.dts = packet.pts if packet.pts is not None else 0
-        if ticks:
-            packet.dts += ticks
-            packet.pts = None if packet.pts is None else packet.pts + ticks
+        self.plan.contents.shift_packet(packet)
         packet.stream = self._outputs[packet.stream.index]
         with writing(self.plan.final):
             self._file.mux_one(packet)
 
-    def _add_video(self, source: VideoStream) -> VideoStream:
+    def _add_video(self) -> VideoStream:
         facts, encoder = self.plan.facts, self.plan.encoder
         if encoder.codec == "av1":
             quiet_svt()
@@ -235,8 +214,7 @@ class VideoSink:
         if encoder.tag:
             context.codec_tag = encoder.tag
         context.options = {**encoder.options, "chroma_sample_location": "left"}
-        stream.metadata.update(stream_plans.stream_metadata(source, reencoded=True))
-        stream.disposition = source.disposition
+        self.plan.contents.label(stream)
         if facts.display_matrix:
             stream.set_display_matrix(enlarged_matrix(facts.display_matrix))
         self._open_encoder(stream)
@@ -256,27 +234,6 @@ class VideoSink:
                 f"--{unknown[0]} has no meaning for --encoder {plan.encoder}; leave it out."
             )
 
-    def _add_copies(self, source: InputContainer, pictures: dict[int, bytes]) -> None:
-        in_matroska = self.plan.container.suffix == ".mkv"
-        for stream in self.plan.streams.copied:
-            picture = pictures.get(stream.index) if in_matroska else None
-            copy = stream_plans.add_copy(self._file, stream, picture)
-            if copy.type != "attachment":
-                self._outputs[stream.index] = copy
-        self._file.metadata.update(stream_plans.container_metadata(source))
-        kept: list[Any] = chapters(source)
-        if self._chapters_until is not None:
-            kept = [c for c in kept if c["start"] * c["time_base"] < self._chapters_until]
-        if kept:
-            self._file.set_chapters([self._shifted(c) for c in kept])
-
-    def _shifted(self, chapter: Any) -> Any:
-        ticks = round(self.plan.shift / chapter["time_base"])
-        end = chapter["end"]
-        if self._chapters_until is not None:
-            end = min(end, math.ceil(self._chapters_until / chapter["time_base"]))
-        return {**chapter, "start": chapter["start"] + ticks, "end": end + ticks}
-
     def _start(self) -> None:
         with captured_log() as messages:
             try:
@@ -285,29 +242,6 @@ class VideoSink:
                 raise OutputError(
                     f"{self.plan.final} cannot be started ({reason(error, messages)})."
                 ) from error
-
-    def _muxer_options(self, source: InputContainer) -> dict[str, str]:
-        if self.plan.container.is_matroska:
-            return {"avoid_negative_ts": "disabled"}
-        options = {"movie_timescale": str(self._movie_timescale())}
-        if any("." in key for key in source.metadata):
-            # Keys such as com.apple.quicktime.model live only in this kind of metadata box.
-            options["movflags"] = "+use_metadata_tags"
-        return options
-
-    def _movie_timescale(self) -> int:
-        """Ticks per second in which every stream's start is a whole number.
-
-        ISO 14496-12 edit lists say in the movie's time scale how late a track starts.
-        """
-        facts = self.plan.facts
-        starts = [facts.first_pts * facts.time_base + self.plan.shift]
-        for stream in self.plan.streams.copied:
-            if stream.start_time and stream.time_base:
-                start = seconds(stream.start_time, stream.time_base)
-                starts.append(start + self.plan.shift)
-        scale = math.lcm(1000, *(start.denominator for start in starts))
-        return scale if scale <= _MAX_TIMESCALE else facts.time_base.denominator
 
 
 def enlarged_matrix(matrix: tuple[int, ...]) -> tuple[int, ...]:

@@ -122,6 +122,18 @@ class VideoSource:
             if is_attached_picture(packet.stream)
         }
 
+    def first_packets(self) -> dict[int, Packet[Any]]:
+        """The first packet of each other stream, by index, as far as they were read."""
+        first: dict[int, Packet[Any]] = {}
+        for step in self._buffered:
+            for packet in step.packets:
+                first.setdefault(packet.stream.index, packet)
+        return first
+
+    def first_frames(self) -> list[av.VideoFrame]:
+        """The frames that were decoded so far."""
+        return [step.frame for step in self._buffered if step.frame is not None]
+
     def copied_starts(self, ignored: Collection[int]) -> list[Fraction]:
         """Times in seconds of the first packets of the streams that are not ignored.
 
@@ -242,9 +254,6 @@ class VideoSource:
                 "The video is interlaced; its frames are upscaled as they are and the output "
                 "is marked progressive."
             )
-        hdr = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "DYNAMIC_HDR_PLUS")
-        if any(frame.side_data.get(name) is not None for name in hdr):
-            self.notes.append("HDR mastering metadata of the frames is not carried over.")
         if pyav.has_views(frame):
             self.notes.append(
                 "The video has a view for each eye (MV-HEVC); the one that ordinary players show "

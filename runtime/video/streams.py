@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
+from av.packet import Packet
 from av.stream import AttachmentStream, Stream
 
 from srtrt.runtime.video.described import Description, describe_streams
 from srtrt.runtime.video.opening import is_attached_picture
 from srtrt.runtime.video.options import VideoOptions
 from srtrt.runtime.video.pyav import METADATA, printable, readable
+from srtrt.runtime.video.source import VideoSource
 
 _STATISTICS = frozenset({"bps", "duration", "number_of_frames", "number_of_bytes"})
 """Matroska tags that describe the old bytes, not the film; some writers add a language."""
@@ -69,10 +72,10 @@ class StreamPlan:
     """A sentence for what is left behind by design."""
 
 
-def plan_streams(
-    container: InputContainer, video_index: int, muxer: str, options: VideoOptions
-) -> StreamPlan:
+def plan_streams(source: VideoSource, muxer: str, options: VideoOptions) -> StreamPlan:
     """Sorts the streams of a source for an output made by FFmpeg's ``muxer``."""
+    container, video_index = source.container, source.stream.index
+    first_packets = source.first_packets()
     descriptions = describe_streams(container)
     copied: list[Stream] = []
     refused: list[str] = []
@@ -95,7 +98,7 @@ def plan_streams(
                 refused.append(sentence)
             else:
                 notes.append(f"S{sentence[1:]}; it is left out.")
-        elif accepts(stream, muxer):
+        elif accepts(stream, muxer, first_packets.get(stream.index)):
             copied.append(stream)
         elif is_attached_picture(stream):
             notes.append(f"A {muxer} file does not take {what}; it is not carried over.")
@@ -128,8 +131,14 @@ def is_font(stream: Stream) -> bool:
     return "font" in kind or "opentype" in kind or name.endswith((".ttf", ".otf", ".ttc"))
 
 
-def accepts(stream: Stream, muxer: str) -> bool:
-    """Whether FFmpeg's ``muxer`` takes a stream, found by writing a header to memory."""
+def accepts(stream: Stream, muxer: str, first: Packet[Any] | None) -> bool:
+    """Whether FFmpeg's ``muxer`` takes a stream, found by writing its beginning to memory.
+
+    Args:
+        stream: a stream of the source that has a decoder or is an attachment.
+        muxer: FFmpeg's name.
+        first: its first packet, if that was read: some muxers look into packets.
+    """
     if is_attached_picture(stream):
         # Others write a header and then lose the picture without a word.
         takes = {"matroska": _PICTURES.keys(), "mp4": _MP4_PICTURES}.get(muxer, frozenset())
@@ -138,8 +147,10 @@ def accepts(stream: Stream, muxer: str) -> bool:
         return muxer == "matroska"
     output = av.open(io.BytesIO(), "w", format=muxer, **METADATA)
     try:
-        add_copy(output, stream)
+        copy = add_copy(output, stream)
         output.start_encoding()
+        if first is not None:
+            output.mux_one(packet_like(single_frames(first)[0], copy))
     except (av.FFmpegError, ValueError):
         return False
     finally:
@@ -175,6 +186,38 @@ def add_copy(output: OutputContainer, stream: Stream, picture: bytes | None = No
     return copy
 
 
+def single_frames(packet: Packet[Any]) -> list[Packet[Any]]:
+    """The packet itself; AMR, of which FFmpeg writes one frame at a time, in its frames."""
+    stream = packet.stream
+    if name_of(stream) not in ("amr_nb", "amr_wb"):
+        return [packet]
+    parser = av.CodecContext.create(stream.codec_context.codec.name, "r")
+    parts = [bytes(part) for part in (*parser.parse(bytes(packet)), *parser.parse(None))]
+    if len(parts) < 2:
+        return [packet]
+    frames = []
+    for number, part in enumerate(parts):
+        frame: Packet[Any] = Packet(part)
+        late = number * (packet.duration or 0) // len(parts)
+        frame.pts = None if packet.pts is None else packet.pts + late
+        frame.dts = None if packet.dts is None else packet.dts + late
+        frame.duration = (packet.duration or 0) // len(parts)
+        frame.time_base = packet.time_base
+        frame.stream = stream
+        frames.append(frame)
+    return frames
+
+
+def packet_like(packet: Packet[Any] | None, stream: Stream) -> Packet[Any]:
+    """The content of ``packet``, or two zeros, as the first packet of another stream."""
+    copy: Packet[Any] = Packet(bytes(2) if packet is None else bytes(packet))
+    copy.pts = copy.dts = 0
+    copy.duration = 1
+    copy.time_base = stream.time_base or Fraction(1)
+    copy.stream = stream
+    return copy
+
+
 def stream_metadata(stream: Stream, *, reencoded: bool = False) -> dict[str, str]:
     """Metadata of a stream that stays true in the output.
 
@@ -185,14 +228,18 @@ def stream_metadata(stream: Stream, *, reencoded: bool = False) -> dict[str, str
     return {
         key: value
         for key, value in stream.metadata.items()
-        if not key.upper().startswith("_STATISTICS_")
-        and not {key.lower(), key.lower().rpartition("-")[0]} & left_out
+        if not key.upper().startswith("_STATISTICS_") and not _names(key) & left_out
     }
+
+
+def _names(key: str) -> set[str]:
+    """A key, and the same without the language that FFmpeg adds to some."""
+    return {key.lower(), key.lower().rpartition("-")[0]}
 
 
 def container_metadata(source: InputContainer) -> dict[str, str]:
     """Metadata of a file that stays true in the output."""
-    return {k: v for k, v in source.metadata.items() if k.lower() not in _WRITER}
+    return {k: v for k, v in source.metadata.items() if not _names(k) & _WRITER}
 
 
 def describe(stream: Stream, codec: str = "") -> str:

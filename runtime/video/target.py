@@ -60,7 +60,7 @@ def choose_target(source: VideoSource, dst: Path | None, options: VideoOptions) 
 
 
 def _streams(source: VideoSource, container: Container, options: VideoOptions) -> StreamPlan:
-    return plan_streams(source.container, source.stream.index, container.format, options)
+    return plan_streams(source, container.format, options)
 
 
 def _default_target(source: VideoSource, options: VideoOptions) -> Target:

@@ -78,3 +78,14 @@ def test_audio_that_nothing_takes(tmp_path: Path) -> None:
         "--audio none." in refused.stderr
     )
     assert upscale(clip, "--audio", "none").exit_code == 0
+
+
+def test_phone_sound_of_several_frames_a_packet(tmp_path: Path, shared: Path) -> None:
+    source = shared / "video" / "sample.3gp"
+    output = tmp_path / "out.mov"
+    done = upscale(source, "-o", output, "--max-frames", "15")
+    assert done.exit_code == 0, done.output
+    with av.open(str(source)) as before, av.open(str(output)) as after:
+        sounds = [b"".join(bytes(p) for p in c.demux(audio=0)) for c in (before, after)]
+    assert len(sounds[1]) > 500
+    assert sounds[0].startswith(sounds[1])
