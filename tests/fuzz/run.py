@@ -67,6 +67,7 @@ class Fuzzer:
         self.found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
         self.slowest: dict[str, float] = defaultdict(float)
         self.processor_seconds: dict[str, float] = defaultdict(float)
+        self.memory: dict[str, int] = defaultdict(int)
         self.done = 0
         forks.import_everything()
 
@@ -118,6 +119,7 @@ class Fuzzer:
             counts["done without remark"] += 1
         self.slowest[kind] = max(self.slowest[kind], outcome.seconds)
         self.processor_seconds[kind] += outcome.processor_seconds
+        self.memory[kind] = max(self.memory[kind], outcome.memory_bytes)
         if wrong and self.keep is not None:
             shutil.copytree(case.folder, self.keep / case.folder.name, dirs_exist_ok=True)
             (self.keep / case.folder.name / "stderr.txt").write_text(outcome.stderr)
@@ -152,6 +154,7 @@ class Fuzzer:
             "kinds": {kind: dict(counts) for kind, counts in sorted(self.counts.items())},
             "slowest_seconds": {kind: round(s, 1) for kind, s in sorted(self.slowest.items())},
             "processor_seconds": {kind: round(s) for kind, s in self.processor_seconds.items()},
+            "most_memory_mib": {kind: size >> 20 for kind, size in sorted(self.memory.items())},
             "faults": [
                 {
                     "kind": kind,

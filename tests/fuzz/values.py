@@ -79,11 +79,11 @@ def changed_json(rng: random.Random, data: bytes, others: Others = ()) -> bytes:
     """A JSON file that is still JSON most of the time."""
     if rng.random() < 0.3:
         return damaged(rng, data, others)
+    indent = rng.choice((None, 2))
     try:
-        value = json.loads(data)
-    except ValueError:
+        text = json.dumps(changed(rng, json.loads(data)), indent=indent)
+    except (ValueError, RecursionError):
         return damaged(rng, data, others)
-    text = json.dumps(changed(rng, value), indent=rng.choice((None, 2)))
     return _with_depth(rng, text).encode(errors="surrogatepass")
 
 
@@ -149,7 +149,7 @@ def changed_yaml(rng: random.Random, data: bytes, others: Others = ()) -> bytes:
     try:
         value = yaml.safe_load(data)
         text = yaml.safe_dump(changed(rng, value), sort_keys=False, allow_unicode=True)
-    except (yaml.YAMLError, UnicodeError):
+    except (yaml.YAMLError, UnicodeError, RecursionError):
         return damaged(rng, data, others)
     text = _with_depth(rng, text.replace(f"'{DEEP}'", DEEP))
     encoded = text.encode(rng.choice(("utf-8",) * 8 + ("utf-16", "latin-1")), errors="replace")
