@@ -70,7 +70,7 @@ def _of_words(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "sentence", f"the last line is {_shape(last)!r}"
     elif len(last) > LONGEST_SENTENCE:
         yield "sentence", f"too long: {_shape(last)}"
-    elif re.search(r"0x[0-9a-f]{8,}| object at |\(\)\.$|\.py\b.*line|\bself\b", last):
+    elif re.search(r" object at 0x|\(\)\.$|\.py\b.*line \d|\bself\.", last):
         yield "sentence", f"not for people: {_shape(last)}"
 
 
