@@ -65,7 +65,7 @@ class Fuzzer:
         self.corpus = Corpus(folder=make_corpus(work / "corpus"), extra=tuple(extra))
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-        self.slowest: dict[str, float] = defaultdict(float)
+        self.slowest: dict[str, tuple[float, str]] = defaultdict(lambda: (0.0, ""))
         self.processor_seconds: dict[str, float] = defaultdict(float)
         self.memory: dict[str, int] = defaultdict(int)
         self.done = 0
@@ -117,7 +117,7 @@ class Fuzzer:
         counts[{0: "done", 1: "refused", 2: "refused"}.get(outcome.status or 0, "other")] += 1
         if outcome.status == 0 and not case.whole and not _REMARK.search(outcome.stderr):
             counts["done without remark"] += 1
-        self.slowest[kind] = max(self.slowest[kind], outcome.seconds)
+        self.slowest[kind] = max(self.slowest[kind], (outcome.seconds, f"{kind}:{index}"))
         self.processor_seconds[kind] += outcome.processor_seconds
         self.memory[kind] = max(self.memory[kind], outcome.memory_bytes)
         if wrong and self.keep is not None:
@@ -152,7 +152,7 @@ class Fuzzer:
             "seed": self.seed,
             "limits": {"memory_bytes": forks.MEMORY_BYTES, "seconds": forks.WALL_SECONDS},
             "kinds": {kind: dict(counts) for kind, counts in sorted(self.counts.items())},
-            "slowest_seconds": {kind: round(s, 1) for kind, s in sorted(self.slowest.items())},
+            "slowest_seconds": {name: round(s, 1) for s, name in self.slowest.values()},
             "processor_seconds": {kind: round(s) for kind, s in self.processor_seconds.items()},
             "most_memory_mib": {kind: size >> 20 for kind, size in sorted(self.memory.items())},
             "faults": [
