@@ -18,7 +18,6 @@ import argparse
 import fcntl
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -39,8 +38,7 @@ from fuzz.kinds import KINDS
 from fuzz.verdicts import Fault, faults
 
 _HERE = Path(__file__).parent
-_PACKAGES = ("av", "onnx", "onnxruntime", "openvino", "torch", "pillow", "opencv-python-headless",
-             "numpy", "pyyaml", "safetensors")  # fmt: skip
+_FURTHER_PACKAGES = ("opencv-python-headless", "pillow", "pyyaml", "safetensors")
 _LISTED, _TOLD = 50, 500
 _REMARK = re.compile("warning|note|damage|rebuilt|skipped|breaks|verifying")
 """What is said where a damaged file was used as far as it went; such a count is no fault, as damage
@@ -140,15 +138,14 @@ class Fuzzer:
 
     def report(self) -> dict[str, Any]:
         """Counts by kind, and each different fault with its first cases."""
-        from srtrt import __version__
+        from srtrt.benchmarks.report import machine_facts
         from srtrt.packages import installed
-        from srtrt.processor import this_processor
 
+        machine = machine_facts()
+        machine["packages"] |= {name: installed(name) for name in _FURTHER_PACKAGES}
         return {
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "processor": this_processor().name,
-            "python": platform.python_version(),
-            "packages": {"srtrt": __version__} | {name: installed(name) for name in _PACKAGES},
+            "benchmark": "fuzz",
+            "machine": machine,
             "seed": self.seed,
             "limits": {"memory_bytes": forks.MEMORY_BYTES, "seconds": forks.WALL_SECONDS},
             "kinds": {kind: dict(counts) for kind, counts in sorted(self.counts.items())},
