@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +36,18 @@ _STREAM_TYPES = frozenset({1, 2, 17, 33})
 """Video, audio, subtitles and metadata: the tracks that FFmpeg makes streams of."""
 
 _MOST = 2**20
-"""Bytes read of one description."""
+"""Bytes read of one description, or of the beginning of a file."""
+
+_ALL = -1
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_ENCRYPTION = (
+    bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),
+    bytes.fromhex("14e68a292226174cb935dae07ee9289c"),
+    bytes.fromhex("338505438169e6499b74ad12cb86d58c"),
+)
+"""GUIDs of the (extended, advanced) content encryption objects in the header of ASF."""
+
+_SYNC = 0x47
 
 
 def encrypted_streams(path: Path, container: InputContainer) -> dict[int, str]:
@@ -43,6 +55,8 @@ def encrypted_streams(path: Path, container: InputContainer) -> dict[int, str]:
     tracks = encrypted_tracks(path)
     if container.format.name.startswith("matroska"):
         return {index: scheme for index, (_, scheme) in tracks.items()}
+    if _ALL in tracks:
+        return {stream.index: tracks[_ALL][1] for stream in container.streams}
     ids = {stream.id: stream.index for stream in container.streams}
     return {ids[track]: scheme for track, (_, scheme) in tracks.items() if track in ids}
 
@@ -50,14 +64,21 @@ def encrypted_streams(path: Path, container: InputContainer) -> dict[int, str]:
 def encrypted_tracks(path: Path) -> dict[int, tuple[str, str]]:
     """Kind (``vide``, ``soun``, ...; empty in Matroska) and scheme of the encrypted tracks.
 
-    The key is the track's ID in an ISO file, and its place in a Matroska file.
+    The key is the track's ID in an ISO file, its place in a Matroska file, the PID in a transport
+    stream, and -1 in a Windows Media file, where it stands for all.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
         if head.startswith(EBML):
             return _matroska(file, size)
-        return _iso(file, size) if is_iso(head) else {}
+        if is_iso(head):
+            return _iso(file, size)
+        file.seek(0)
+        beginning = file.read(_MOST)
+    if beginning.startswith(_ASF):
+        return {_ALL: ("", "Windows Media")} if _has_media_rights(beginning) else {}
+    return dict.fromkeys(_scrambled(beginning), ("", "DVB or ATSC scrambling"))
 
 
 def is_encrypted(packet: Packet[Any], scheme: str | None) -> bool:
@@ -151,3 +172,26 @@ def _track_type(file: BinaryIO, track: Box, size: int) -> int:
 def _content(file: BinaryIO, box: Box, size: int) -> bytes:
     file.seek(box.body)
     return file.read(max(0, min(box.end_within(size) - box.body, _MOST)))
+
+
+def _has_media_rights(beginning: bytes) -> bool:
+    header = beginning[: int.from_bytes(beginning[16:24], "little")]
+    return any(guid in header for guid in _ASF_ENCRYPTION)
+
+
+def _scrambled(beginning: bytes) -> list[int]:
+    """The PIDs of a transport stream most of whose packets are scrambled (ISO 13818-1, 2.4.3.2)."""
+    # Blu-ray and camcorders put four bytes before each packet.
+    for length, offset in ((188, 0), (192, 4)):
+        packets = [beginning[n : n + 4] for n in range(offset, len(beginning) - 3, length)]
+        if len(packets) < 3 or any(packet[0] != _SYNC for packet in packets[:3]):
+            continue
+        seen: Counter[int] = Counter()
+        scrambled: Counter[int] = Counter()
+        for _, high, low, control in packets:
+            if control & 0x10:  # it has a payload
+                pid = (high & 0x1F) << 8 | low
+                seen[pid] += 1
+                scrambled[pid] += control >> 7
+        return [pid for pid, count in seen.items() if 2 * scrambled[pid] > count]
+    return []

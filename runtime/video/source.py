@@ -336,7 +336,9 @@ class VideoSource:
             expected = len(self.stream.index_entries)
         if self._demuxed < expected:
             self._broken(
-                count, f"the header announces {expected} packets and {self._demuxed} are there"
+                count,
+                f"of the packets that the header announces ({expected}) only {self._demuxed} are "
+                "there",
             )
         elif self._missing_bytes:
             self._broken(count, f"the file lacks {self._missing_bytes:,} bytes at its end")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -203,3 +204,26 @@ def test_encrypted_matroska(tmp_path: Path) -> None:
         changed[start : start + width] = length.to_bytes(width, "big")
     clip.write_bytes(changed)
     assert_said(upscale(clip), "its video is encrypted (DRM, scheme Matroska ContentEncryption)")
+
+
+def test_scrambled_transport_stream(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.ts", pts=range(0, 36000, 3000))
+    data = bytearray(clip.read_bytes())
+    for start in range(0, len(data), 188):
+        if (data[start + 1] & 0x1F) << 8 | data[start + 2] == 0x100:
+            data[start + 3] |= 0x80
+    clip.write_bytes(data)
+    assert_said(upscale(clip), "its video is encrypted (DRM, scheme DVB or ATSC scrambling)")
+
+
+def test_windows_media_rights(tmp_path: Path) -> None:
+    times = range(0, 400, 40)
+    tick = Fraction(1, 1000)
+    clip = make_clip(tmp_path / "in.wmv", pts=times, time_base=tick, codec="wmv2")
+    assert upscale(clip).exit_code == 0
+    # The object that lists the codecs becomes one on their encryption.
+    codecs = bytes.fromhex("4052d1861d31d011a3a400a0c90348f6")
+    encryption = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")
+    assert codecs in clip.read_bytes()
+    clip.write_bytes(clip.read_bytes().replace(codecs, encryption))
+    assert_said(upscale(clip, "--overwrite"), "its video is encrypted (DRM, scheme Windows Media)")
