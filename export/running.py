@@ -42,7 +42,7 @@ def quiet_session(model: ModelProto, *, optimise: bool = True) -> Any:
     except ImportError as error:
         raise MissingPackageError("onnxruntime", "export", "measuring a graph") from error
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4
     settings.intra_op_num_threads = engine_threads(0)
     if not optimise:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

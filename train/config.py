@@ -312,7 +312,9 @@ def _unknown(key: str) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     leaf = difflib.get_close_matches(key.rpartition(".")[2], by_leaf, n=1)
     guess = near[0] if near else by_leaf[leaf[0]] if leaf else None
-    hint = f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}."
+    section = [k for k in known if k.startswith(f"{key.partition('.')[0]}.")]
+    names = section or [f"{name}.*" for name in get_type_hints(TrainConfig)]
+    hint = f"did you mean {guess!r}?" if guess else f"known: {', '.join(names)}."
     return f"unknown setting {key!r}; {hint}"
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from srtrt.errors import InputError, OutputError, TrainingError
+from srtrt.errors import InputError, OutputError, TrainingError, first_line
 from srtrt.files import open_plain, replace_when_complete
 from srtrt.networks.generator import Generator
 from srtrt.plain_data import DataError, read_json_object, shown
@@ -105,7 +105,7 @@ class TrainingState:
                 _require_tensors(path, {k: file.get_slice(k) for k in file.keys()}, wanted)  # noqa: SIM118
                 tensors = {key: file.get_tensor(key) for key in wanted}
         except (SafetensorError, OSError) as error:
-            raise DamagedStateError(path, str(error)) from error
+            raise DamagedStateError(path, first_line(error)) from error
         with torch.no_grad():
             for key, value in _under(tensors, "average.").items():
                 self.average.tensors[key].copy_(value)
@@ -153,7 +153,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return read_json_object((file.metadata() or {}).get(STATE_KEY, ""))
     except (SafetensorError, OSError, DataError) as error:
-        raise DamagedStateError(path, str(error)) from error
+        raise DamagedStateError(path, first_line(error)) from error
 
 
 def sealed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
+from srtrt.errors import foreign
 from srtrt.plain_data import (
     MAX_DEPTH,
     DataError,
-    bounded,
     decoded,
     repeated,
     require_plain,
@@ -49,7 +49,7 @@ def read_yaml(text: bytes | str) -> Any:
     except DataError:
         raise
     except ValueError as error:  # such as 0b_, which looks like a number and is none
-        raise DataError(f"it holds an impossible value ({bounded(str(error))})") from error
+        raise DataError(f"it holds an impossible value ({foreign(str(error))})") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -126,5 +126,5 @@ def _line(node: yaml.Node) -> int:
 
 def _yaml_reason(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {bounded(str(error.problem))}"
-    return bounded(str(error).partition("\n")[0])
+        return f"line {error.problem_mark.line + 1}: {foreign(str(error.problem))}"
+    return foreign(str(error).partition("\n")[0])

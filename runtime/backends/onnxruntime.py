@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, OutputError, PackageError, install_hint
+from srtrt.errors import BackendError, OutputError, PackageError, first_line, install_hint
 from srtrt.files import cache_folder, make_own_folder
 from srtrt.packages import unusable
 from srtrt.runtime.backends.base import Backend, Capability, require_at_least
@@ -79,7 +79,7 @@ class OnnxRuntimeBackend(Backend):
         """A session, on a GPU one that computes on the stream if there is one."""
         ort, settings = self._ort, self._ort.SessionOptions()
         settings.intra_op_num_threads = self._threads
-        settings.log_severity_level = 3
+        settings.log_severity_level = 4  # what it raises it need not print
         if not self.options.optimise:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         wanted = "CPUExecutionProvider" if self.device == "cpu" else self.gpu_provider
@@ -87,7 +87,9 @@ class OnnxRuntimeBackend(Backend):
         try:
             session = ort.InferenceSession(self._graph, settings, providers=[(wanted, facts)])
         except self.failures as error:
-            raise BackendError(f"{self.name} cannot open {self.model.name}: {error}") from error
+            raise BackendError(
+                f"{self.name} cannot open {self.model.name}: {first_line(error)}"
+            ) from error
         used = session.get_providers()[0]
         if used != wanted:
             raise BackendError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, PackageError
+from srtrt.errors import BackendError, PackageError, first_line
 from srtrt.packages import import_openvino
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend, Capability, require_at_least
@@ -87,7 +87,7 @@ class OpenVinoBackend(Backend):
             graph = model.graph(form, "fp32" if by_hint else precision)
             self._model = self._core.read_model(graph.SerializeToString(), b"")
         except self.failures as error:
-            raise BackendError(f"openvino cannot read {model.name}: {error}") from error
+            raise BackendError(f"openvino cannot read {model.name}: {first_line(error)}") from error
         self._names = [output.get_any_name() for output in self._model.outputs]
         self._compiled: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], Any] = OrderedDict()
 

@@ -13,7 +13,14 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from srtrt.errors import BackendError, DeviceMemoryError, ModelError, OutputError
+from srtrt.errors import (
+    BackendError,
+    DeviceMemoryError,
+    ModelError,
+    OutputError,
+    first_line,
+    foreign,
+)
 from srtrt.graph import layer_name, read_spec
 from srtrt.graph_check import check_model
 from srtrt.runtime.engines.flavour import (
@@ -205,7 +212,7 @@ class _Job:
 
     @property
     def spec(self) -> ModelSpec:
-        return read_spec(self.model, self.model.graph.name)
+        return read_spec(self.model, foreign(self.model.graph.name))
 
     def attempt(self, rung: _Rung) -> _Success | _Failure:
         """Parses and builds once, and leaves no object of TensorRT behind."""
@@ -260,7 +267,7 @@ class _Job:
         more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
         raise ModelError(
             f"{self.flavour.label} {self.trt.__version__} cannot read the graph "
-            f"{self.model.graph.name}: {shown or 'it gave no reason'}{more}. "
+            f"{foreign(self.model.graph.name)}: {shown or 'it gave no reason'}{more}. "
             "Export the model again with this version of srtrt."
         )
 
@@ -286,7 +293,7 @@ class _Job:
         if convolutions != expected or not convolutions[wanted]:
             found = ", ".join(f"{count} in {name}" for name, count in convolutions.items())
             raise ModelError(
-                f"{self.model.graph.name}: its spec says {self.spec.precision}, so all "
+                f"{foreign(self.model.graph.name)}: its spec says {self.spec.precision}, so all "
                 f"convolutions {f'but {kept} in FLOAT ' if kept else ''}should compute in "
                 f"{wanted}; found {found or 'none'}. Export it again."
             )
@@ -296,7 +303,8 @@ class _Job:
         """How many convolutions are not in the graph's precision, as its spec tells."""
         quality = self.spec.quality
         facts = quality.get("typed") or quality.get("quantisation") or {}
-        kept = facts.get("kept", ())
+        kept = facts.get("kept") if isinstance(facts, dict) else None
+        kept = kept if isinstance(kept, list | tuple) else ()
         nodes = self.model.graph.node
         return sum(node.op_type == "Conv" and layer_name(node) in kept for node in nodes)
 
@@ -355,9 +363,10 @@ def _parsed_proto(graph: bytes) -> onnx.ModelProto:
         model = onnx.load_model_from_string(graph)
     except (DecodeError, ValueError) as error:
         raise ModelError(
-            f"the graph is no ONNX model ({error}); expected a file written by `srtrt export`."
+            f"the graph is no ONNX model ({first_line(error)}); expected a file written by "
+            "`srtrt export`."
         ) from error
-    check_model(model, model.graph.name or "the graph")
+    check_model(model, foreign(model.graph.name) or "the graph")
     return model
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto
 
 from srtrt.canonical import graph_sha256
-from srtrt.errors import BackendError
+from srtrt.errors import BackendError, foreign
 from srtrt.graph import read_spec
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts
@@ -205,7 +205,7 @@ def engine_key(
         MissingPackageError, BackendError: if the package cannot be loaded, or there is no GPU and
             the engine is not portable.
     """
-    spec = read_spec(graph, graph.graph.name)
+    spec = read_spec(graph, foreign(graph.graph.name))
     shape.require_form(spec.form)
     portable = flavour.is_portable(options.compute_capabilities)
     if gpu is None and not portable:

@@ -27,6 +27,7 @@ from onnx import (
 )
 
 from srtrt.errors import ModelError
+from srtrt.plain_data import shown
 from srtrt.widen import widen
 
 _COMMUTATIVE = {"Add", "Mul"}
@@ -172,14 +173,16 @@ class _Namer:
             node = producer.get(name)
             if node is None:
                 raise ModelError(
-                    f"graph {self._graph.name!r} reads {name!r}, which nothing computes."
+                    f"graph {shown(self._graph.name)} reads {shown(name)}, which nothing computes."
                 )
             missing = [each for each in _reads(node) if each not in self._names]
             if not missing:
                 self._name_results(node)
                 continue
             if id(node) in begun:
-                raise ModelError(f"graph {self._graph.name!r} is cyclic: {name!r} needs itself.")
+                raise ModelError(
+                    f"graph {shown(self._graph.name)} is cyclic: {shown(name)} needs itself."
+                )
             begun.add(id(node))
             pending += missing
 
@@ -298,7 +301,9 @@ def _tensor_sha256(tensor: TensorProto, *, leading_ones: bool = True) -> str:
         leading_ones: False leaves sides of 1 at the front out, which broadcasting adds anyway.
     """
     if tensor.data_location == TensorProto.EXTERNAL:
-        raise ModelError(f"weight {tensor.name!r} is in another file; expected one file alone.")
+        raise ModelError(
+            f"weight {shown(tensor.name)} is in another file; expected one file alone."
+        )
     sides = list(tensor.dims)
     while not leading_ones and sides[:1] == [1]:
         del sides[0]

@@ -20,10 +20,11 @@ from onnx import (
 )
 
 from srtrt.canonical import graph_sha256, without_metadata
-from srtrt.errors import ModelError, OutputError
+from srtrt.errors import ModelError, OutputError, foreign
 from srtrt.files import replace_when_complete
 from srtrt.forms import FORM_GRAPHS, LR, OPSET, SCALE, SR, Nodes
-from srtrt.graph_check import read_model
+from srtrt.graph_check import check_formally, read_model
+from srtrt.plain_data import shown
 from srtrt.reach import network_reach
 from srtrt.spec import SPEC_KEY, UNBOUNDED, Form, ModelSpec, Precision
 from srtrt.widen import widen
@@ -68,7 +69,7 @@ def dress(model: ModelProto, spec: ModelSpec, form: Form) -> ModelProto:
         ModelError: if the form is unknown or the graph has no such tensors.
     """
     if form not in FORM_GRAPHS:
-        raise ModelError(f"form is {form!r}; a graph can be {' or '.join(FORM_GRAPHS)}.")
+        raise ModelError(f"form is {shown(form)}; a graph can be {' or '.join(FORM_GRAPHS)}.")
     wanted = FORM_GRAPHS[form]
     head, tail = Nodes("in"), Nodes("out")
     wanted.head(head)
@@ -105,13 +106,13 @@ def to_typed(
             or a weight does not fit the type.
     """
     if precision not in REDUCED_TYPES:
-        raise ModelError(f"no type for {precision!r}; expected {' or '.join(REDUCED_TYPES)}.")
+        raise ModelError(f"no type for {shown(precision)}; expected {' or '.join(REDUCED_TYPES)}.")
     if spec.precision != "fp32":
         raise ModelError(f"{spec.name} is {spec.precision} already; expected an fp32 graph.")
     nodes, initializers = network_nodes(model.graph)
     unknown = set(keep).difference(map(layer_name, nodes))
     if unknown:
-        raise ModelError(f"{spec.name} has no layer {min(unknown)!r} to keep in fp32.")
+        raise ModelError(f"{spec.name} has no layer {shown(min(unknown))} to keep in fp32.")
     inside = {output for node in nodes for output in node.output}
     weights = {tensor.name for tensor in initializers}
     typing = _Typing(element_types(model), initializers, precision)
@@ -220,7 +221,7 @@ def network_nodes(graph: GraphProto) -> tuple[list[NodeProto], list[TensorProto]
     """Nodes between ``lr`` and ``sr`` in order, and the initializers they use."""
     producer = {output: node for node in graph.node for output in node.output}
     if SR not in producer:
-        raise ModelError(f"graph {graph.name!r} has no tensor {SR!r}; was srtrt its exporter?")
+        raise ModelError(f"graph {shown(graph.name)} has no tensor {SR!r}; was srtrt its exporter?")
     needed: set[int] = set()
     pending, seen = [SR], {LR}
     reached_input = False
@@ -233,7 +234,7 @@ def network_nodes(graph: GraphProto) -> tuple[list[NodeProto], list[TensorProto]
         needed.add(id(producer[name]))
         pending += producer[name].input
     if not reached_input:
-        raise ModelError(f"graph {graph.name!r} has no path from {LR!r} to {SR!r}.")
+        raise ModelError(f"graph {shown(graph.name)} has no path from {LR!r} to {SR!r}.")
     nodes = [node for node in graph.node if id(node) in needed]
     used = {name for node in nodes for name in node.input}
     return nodes, [i for i in graph.initializer if i.name in used]
@@ -259,7 +260,7 @@ def _rounded(tensor: TensorProto, element: int, name: str) -> TensorProto:
     if np.any(bits & infinite == infinite):
         kind = next(t for t in REDUCED_TYPES.values() if t.element == element)
         raise ModelError(
-            f"weight {tensor.name!r} exceeds the range of {kind.label} ({kind.largest:.5g}); "
+            f"weight {shown(tensor.name)} exceeds the range of {kind.label} ({kind.largest:.5g}); "
             "keep its layer in fp32."
         )
     return helper.make_tensor(name, element, values.shape, bits.tobytes(), raw=True)
@@ -272,7 +273,7 @@ def _finish(
     result = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     result = without_metadata(result)
     result.producer_name, result.ir_version = "srtrt", 10
-    onnx.checker.check_model(result, full_check=True)
+    check_formally(result, foreign(spec.name))
     return stamp(result, spec)
 
 
@@ -309,7 +310,7 @@ def read_spec(model: ModelProto, source: str) -> ModelSpec:
         if expected != found:
             raise ModelError(
                 f"{source}: its spec says {spec.form} with {kind} {', '.join(expected)}; "
-                f"the graph has {', '.join(found)}."
+                f"the graph has {foreign(', '.join(found)) or 'none'}."
             )
         for our, their in zip(ours, theirs, strict=True):
             if not _agree(our, their):

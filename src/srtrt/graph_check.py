@@ -26,8 +26,9 @@ from onnx import (
     helper,
 )
 
-from srtrt.errors import InputError, ModelError, first_line
+from srtrt.errors import InputError, ModelError, first_line, foreign
 from srtrt.files import read_plain
+from srtrt.plain_data import shown
 
 MAX_FILE_BYTES = 1 << 29
 """Largest file that is read."""
@@ -58,7 +59,6 @@ _INVALID = (
     onnx.shape_inference.InferenceError,
 )
 """What ONNX's checker and shape inference raise."""
-_LONGEST_MESSAGE = 300
 _PER_ELEMENT: dict[int, int] = {TensorProto.COMPLEX64: 2, TensorProto.COMPLEX128: 2}
 """Entries of the typed field for one element, where it is not one."""
 
@@ -75,7 +75,7 @@ def read_model(path: Path) -> ModelProto:
         model = ModelProto.FromString(data)
     except DecodeError as error:
         raise InputError(
-            f"{path}: not a readable ONNX file ({error}); it may be cut short."
+            f"{path}: not a readable ONNX file ({first_line(error)}); it may be cut short."
         ) from error
     check_model(model, str(path))
     return model
@@ -103,10 +103,10 @@ def check_model(model: ModelProto, source: str) -> None:
     if model.functions:
         raise ModelError(
             f"{source}: defines {len(model.functions)} functions of its own "
-            f"({model.functions[0].name!r}); expected a graph of ONNX's operators alone."
+            f"({shown(model.functions[0].name)}); expected a graph of ONNX's operators alone."
         )
     _check_nodes(model.graph.node, source)
-    _check_formally(model, source)
+    check_formally(model, source)
 
 
 def _graphs(model: ModelProto) -> Iterator[GraphProto | FunctionProto]:
@@ -134,19 +134,19 @@ def _tensors(
     for graph in graphs:
         if isinstance(graph, GraphProto):
             for tensor in graph.initializer:
-                yield f"initializer {tensor.name!r}", tensor
+                yield f"initializer {shown(tensor.name)}", tensor
             for sparse in graph.sparse_initializer:
-                yield from _parts(f"sparse initializer {sparse.values.name!r}", sparse)
+                yield from _parts(f"sparse initializer {shown(sparse.values.name)}", sparse)
         else:
             for attribute in graph.attribute_proto:
-                yield from _attribute_tensors(f"function {graph.name!r}", attribute)
+                yield from _attribute_tensors(f"function {shown(graph.name)}", attribute)
         for node in graph.node:
             for attribute in node.attribute:
-                yield from _attribute_tensors(f"node {_name(node)!r}", attribute)
+                yield from _attribute_tensors(f"node {shown(_name(node))}", attribute)
 
 
 def _attribute_tensors(owner: str, attribute: AttributeProto) -> Iterator[tuple[str, TensorProto]]:
-    place = f"attribute {attribute.name!r} of {owner}"
+    place = f"attribute {shown(attribute.name)} of {owner}"
     if attribute.HasField("t"):
         yield place, attribute.t
     if attribute.HasField("sparse_tensor"):
@@ -170,8 +170,8 @@ def _check_tensor(place: str, tensor: TensorProto) -> None:
     if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
         named = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
         raise ModelError(
-            f"{place} takes its data from another file ({named!r}). That is refused, as it could "
-            "be any file of yours. Expected one file that holds all its weights."
+            f"{place} takes its data from another file ({shown(named)}). That is refused, as it "
+            "could be any file of yours. Expected one file that holds all its weights."
         )
     if tensor.HasField("segment"):
         raise ModelError(f"{place} is one segment of a tensor; expected whole tensors.")
@@ -222,7 +222,7 @@ def _check_versions(model: ModelProto, source: str) -> None:
         domain = "" if entry.domain in _DOMAINS else entry.domain
         if domain in versions:
             raise ModelError(
-                f"{source}: names two versions of the operators {domain or 'ai.onnx'!r} "
+                f"{source}: names two versions of the operators {shown(domain or 'ai.onnx')} "
                 f"({versions[domain]} and {entry.version}); expected one."
             )
         versions[domain] = entry.version
@@ -239,22 +239,23 @@ def _check_nodes(nodes: Sequence[NodeProto], source: str) -> None:
         raise ModelError(f"{source}: has {len(nodes)} nodes; expected at most {_MAX_NODES}.")
     for node in nodes:
         if node.domain not in _DOMAINS:
+            operator = f"{node.domain}.{node.op_type}"
             raise ModelError(
-                f"{source}: node {_name(node)!r} is {node.domain}.{node.op_type}; expected "
-                "ONNX's own operators alone."
+                f"{source}: node {shown(_name(node))} is {foreign(operator)}; expected ONNX's own "
+                "operators alone."
             )
         if any(True for _ in _subgraphs(node)):
             raise ModelError(
-                f"{source}: node {_name(node)!r} is a {node.op_type} with a graph of its own; "
-                "expected a network without branches and loops."
+                f"{source}: node {shown(_name(node))} is a {foreign(node.op_type)} with a graph of "
+                "its own; expected a network without branches and loops."
             )
     circle = _circle(nodes)
     if circle:
-        names = " -> ".join(_name(node) for node in circle[:4])
+        names = " -> ".join(foreign(_name(node)) for node in circle[:4])
         more = " -> ..." if len(circle) > 4 else ""
         raise ModelError(
             f"{source}: its nodes need each other's results in a circle "
-            f"({names}{more} -> {_name(circle[0])}), so it cannot be computed."
+            f"({names}{more} -> {foreign(_name(circle[0]))}), so it cannot be computed."
         )
 
 
@@ -286,8 +287,12 @@ def _circle(nodes: Sequence[NodeProto]) -> list[NodeProto]:
     return [nodes[index] for index in reversed(path[path.index(at) :])]
 
 
-def _check_formally(model: ModelProto, source: str) -> None:
-    """ONNX's own checker, and the sizes that follow from those the graph fixes."""
+def check_formally(model: ModelProto, source: str) -> None:
+    """ONNX's own checker, and the sizes that follow from those the graph fixes.
+
+    Raises:
+        ModelError: with the first thing that is wrong.
+    """
     try:
         onnx.checker.check_model(model)
         inferred = onnx.shape_inference.infer_shapes(
@@ -295,21 +300,21 @@ def _check_formally(model: ModelProto, source: str) -> None:
         )
     except _INVALID as error:
         first = first_line(error) or type(error).__name__
-        raise ModelError(f"{source}: is no valid ONNX graph: {first[:_LONGEST_MESSAGE]}") from error
+        raise ModelError(f"{source}: is no valid ONNX graph: {first}") from error
     graph = inferred.graph
     known = {value.name: value for value in (*graph.value_info, *graph.output, *graph.input)}
     for value in known.values():
         sides = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
         if len(sides) > _MAX_RANK or min(sides, default=1) < 0 or math.prod(sides) > MAX_ELEMENTS:
             raise ModelError(
-                f"{source}: tensor {value.name!r} would have the shape {sides[:_MAX_RANK]}; "
+                f"{source}: tensor {shown(value.name)} would have the shape {sides[:_MAX_RANK]}; "
                 f"expected at most {MAX_ELEMENTS} elements."
             )
     for name in _computed_constants(graph):
         if name not in known or not _is_fixed(known[name]):
             raise ModelError(
-                f"{source}: computes the constant {name!r}, whose size cannot be told beforehand; "
-                "expected constants that are stored."
+                f"{source}: computes the constant {shown(name)}, whose size cannot be told "
+                "beforehand; expected constants that are stored."
             )
 
 

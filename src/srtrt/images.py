@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from srtrt.errors import InputError, OutputError, SrtrtError
+from srtrt.errors import InputError, OutputError, SrtrtError, first_line, foreign
 from srtrt.exif import ORIENTATION, exif_of_size, upright_exif
 from srtrt.files import open_plain, replace_when_complete
 from srtrt.image_codecs import PNG_SIGNATURE, decode_16_bit, encode_png_16, encode_tiff
@@ -135,7 +135,7 @@ def read_image(path: Path) -> Picture:
             raise InputError(f"{path}: there is not enough memory to open this picture.") from error
         except Exception as error:  # decoders meet any bytes and raise almost any exception
             known = not isinstance(error, UnidentifiedImageError)
-            reason = f" ({' '.join(str(error).split())})" if known else ""
+            reason = f" ({foreign(' '.join(str(error).split()))})" if known else ""
             raise InputError(
                 f"{path}: cannot be decoded{reason}; it is damaged, cut short or of a rare kind. "
                 "Get a good copy, or save it as PNG in an image editor."
@@ -386,7 +386,7 @@ def write_image(
     try:
         data = _encode(picture, name, quality)
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be encoded as {name} ({error}).") from error
+        raise OutputError(f"{path}: cannot be encoded as {name} ({first_line(error)}).") from error
     with replace_when_complete(path, replace=replace) as part:
         part.write_bytes(data)
 

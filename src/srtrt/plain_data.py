@@ -14,6 +14,8 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+from srtrt.errors import foreign
+
 MAX_JSON_BYTES = 1 << 26
 """Longest JSON that is read."""
 
@@ -21,7 +23,6 @@ MAX_DEPTH = 32
 """Most mappings and lists inside one another."""
 
 _LARGEST = 1 << 63
-_LONGEST_REASON = 200
 
 
 class DataError(ValueError):
@@ -62,7 +63,7 @@ def read_json(text: bytes | str, *, most: int = MAX_JSON_BYTES) -> Any:
     except DataError:
         raise
     except ValueError as error:
-        raise DataError(f"it is no JSON ({bounded(str(error))})") from error
+        raise DataError(f"it is no JSON ({foreign(str(error))})") from error
     require_plain(value)
     return value
 
@@ -141,11 +142,6 @@ def _require_text(text: str) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(f"the text {shown(text)} is cut in the middle of a letter") from error
-
-
-def bounded(text: str) -> str:
-    """The start of a foreign message, for one of ours."""
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 def too_deep() -> str:

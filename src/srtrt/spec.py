@@ -92,9 +92,12 @@ class ModelSpec:
             value, kind = getattr(self, each.name), _KINDS.get(str(each.type).split("[")[0], str)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise ModelError(f"{each.name} is {shown(value)}; expected {_KIND_NAMES[kind]}.")
-            if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+            if isinstance(value, str) and not (
+                value.isprintable() and 0 < len(value) <= _LONGEST_TEXT
+            ):
                 raise ModelError(
-                    f"{each.name} is {shown(value)}; expected at most {_LONGEST_TEXT} characters."
+                    f"{each.name} is {shown(value)}; expected 1 to {_LONGEST_TEXT} characters "
+                    "that can be printed."
                 )
         features = self.config.get("features", 1)
         if type(features) is not int or not 1 <= features <= _MOST_FEATURES:

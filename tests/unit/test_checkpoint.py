@@ -113,7 +113,9 @@ CLAIMS: list[tuple[dict[str, Any], str]] = [
     ({"scale": 10**9}, "scale 1000000000 and receptive radius 10 are impossible"),
     ({"receptive_radius": 0}, "its spec says receptive radius 0; .* has 10"),
     ({"receptive_radius": 60_000}, "its spec says receptive radius 60000; .* has 10"),
-    ({"name": "x" * 10_000}, "expected at most 256 characters"),
+    ({"name": "a\x1b[31m"}, r"name is 'a\\x1b\[31m'; expected 1 to 256 characters"),
+    ({"name": ""}, "expected 1 to 256 characters"),
+    ({"name": "x" * 10_000}, "expected 1 to 256 characters"),
 ]
 
 

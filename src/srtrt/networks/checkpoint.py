@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from srtrt.errors import InputError, ModelError, OutputError
+from srtrt.errors import InputError, ModelError, OutputError, first_line
 from srtrt.files import open_plain, replace_when_complete
 from srtrt.networks.generator import Generator, GeneratorConfig
 from srtrt.plain_data import shown
@@ -141,7 +141,9 @@ def _read(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
                     )
             return spec, {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}).") from error
+        raise InputError(
+            f"{path}: not a readable safetensors file ({first_line(error)})."
+        ) from error
 
 
 def _require_sizes(path: Path, config: GeneratorConfig, found: Mapping[str, torch.Size]) -> None:
