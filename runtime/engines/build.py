@@ -304,7 +304,7 @@ class _Job:
         quality = self.spec.quality
         facts = quality.get("typed") or quality.get("quantisation") or {}
         kept = facts.get("kept") if isinstance(facts, dict) else None
-        kept = kept if isinstance(kept, list | tuple) else ()
+        kept = kept if isinstance(kept, list | tuple | dict) else ()
         nodes = self.model.graph.node
         return sum(node.op_type == "Conv" and layer_name(node) in kept for node in nodes)
 

@@ -315,7 +315,7 @@ def test_files_that_are_no_graphs(tmp_path: Path) -> None:
     giant = tmp_path / "giant.onnx"
     giant.touch()
     os.truncate(giant, MAX_FILE_BYTES + 1)
-    with pytest.raises(InputError, match=r"expected an \.onnx graph of at most"):
+    with pytest.raises(InputError, match=r"expected an \.onnx graph .* of at most"):
         read_model(giant)
     os.mkfifo(tmp_path / "pipe.onnx")
     for name in ("pipe.onnx", "missing.onnx", "", "n" * 300 + ".onnx"):
