@@ -95,6 +95,8 @@ class Fuzzer:
         ):
             kind, index = names.pop(case.folder)
             wrong = faults(case, outcome)
+            if any(fault.verdict == "internal" for fault in wrong):
+                wrong = self._with_debug(kind, index) or wrong
             if strace:
                 wrong += [
                     Fault(verdict="opened", where=name) for name in opened.strangers(case)[:3]
@@ -106,6 +108,14 @@ class Fuzzer:
             self.done += 1
             if self.done % _TOLD == 0:
                 print(f"{self.done} cases, {len(self.found)} faults", file=sys.stderr, flush=True)
+
+    def _with_debug(self, kind: str, index: int) -> list[Fault]:
+        """What is wrong with a case whose traceback is shown: it tells where."""
+        case = self.case(kind, index)
+        case.words.insert(0, "--debug")
+        for _, outcome in forks.run_all([case], jobs=1):
+            return faults(case, outcome)
+        return []
 
     def _count(
         self, kind: str, index: int, case: Case, outcome: forks.Outcome, wrong: list[Fault]
