@@ -160,7 +160,9 @@ def _expected_frames(source: VideoSource, limit: int | None) -> int | None:
     if total is None and source.container.duration:
         seconds = Fraction(source.container.duration, av.time_base)
         total = round(seconds * source.facts.rate)
-    return total if limit is None else min(limit, total or limit)
+    if total is None or total < 1:  # a header that says so is damaged
+        return limit
+    return total if limit is None else min(limit, total)
 
 
 def _chapters_until(source: VideoSource, limit: int | None) -> Fraction | None:

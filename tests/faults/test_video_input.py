@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import av
@@ -184,3 +185,16 @@ def test_real_damage(tmp_path: Path, name: str, good: int) -> None:
         pytest.skip(f"{REAL / name} is not on this machine")
     done = upscale(REAL / name, "-o", tmp_path / "out.mp4", "--preset", "ultrafast")
     assert_refused(done, f"It breaks after {good} good frames", tmp_path, started=True)
+
+
+@pytest.mark.parametrize("milliseconds", [0.001, -5000.0])
+def test_absurd_durations_are_no_number_of_frames(tmp_path: Path, milliseconds: float) -> None:
+    clip = make_clip(tmp_path / "in.mkv", pts=range(0, 15000, 3000))
+    data = bytearray(clip.read_bytes())
+    element = data.index(b"\x44\x89\x88") + 3  # Duration, a float of 8 bytes
+    data[element : element + 8] = struct.pack(">d", milliseconds)
+    clip.write_bytes(data)
+    done = upscale(clip)
+    assert done.exit_code == 0, done.output
+    assert "5 frames" in done.stderr
+    assert ", 0 frames\n" not in done.stderr
