@@ -243,3 +243,71 @@ def test_data_streams_are_named_by_what_they_hold(tmp_path: Path) -> None:
                 file.mux_one(note)
     report = upscale(tmp_path / "in.ts", tmp_path / "out.mp4")
     assert any("not carried over: 1 (KLV metadata)." in note for note in report.notes)
+
+
+def with_box(source: Path, output: Path, box: bytes) -> Path:
+    """A copy of an MP4 file with another box at the end of its first sample entry."""
+    data = bytearray(source.read_bytes())
+    at, end = 0, len(data)
+    entry = 0
+    for kind, skipped in PATH:
+        while data[at + 4 : at + 8] != kind:
+            at += int.from_bytes(data[at : at + 4], "big")
+            assert at < end
+        size = int.from_bytes(data[at : at + 4], "big")
+        data[at : at + 4] = (size + len(box)).to_bytes(4, "big")
+        entry, at = at + size, at + 8 + skipped
+    data[entry:entry] = box
+    output.write_bytes(data)
+    return output
+
+
+PATH = ((b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0), (b"stsd", 8))
+PATH += ((b"avc1", 0),)
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
+def dolby(profile: int, compatibility: int) -> bytes:
+    fields = bytes([1, 0, profile << 1, 1 << 3 | 0b101, compatibility << 4])
+    return box(b"dvcC", fields + bytes(19))
+
+
+BOXES = {
+    "dolby 8": (
+        dolby(8, 1),
+        "Dolby Vision metadata is not carried over; the output shows its base",
+    ),
+    "dolby 5": (dolby(5, 0), "without a compatible base layer) has wrong colours without it"),
+    "icc": (box(b"colr", b"prof" + bytes(128)), "The ICC profile of the video is not carried over"),
+    "clap": (
+        box(b"clap", b"".join(n.to_bytes(4, "big") for n in (8, 1, 16, 1, 0, 1, 0, 1))),
+        "The cropping that the source's container asks for is not carried over",
+    ),
+    "st3d": (box(b"st3d", bytes(4) + b"\x02"), "stereoscopic (3D) is not carried over"),
+    "clli": (box(b"clli", bytes([4, 0, 1, 0])), "HDR metadata"),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_side_data_of_the_stream_is_named(small: Path, tmp_path: Path, name: str) -> None:
+    content, words = BOXES[name]
+    source = with_box(small, tmp_path / "in.mp4", content)
+    listener = Listener()
+    upscale(source, tmp_path / "out.mp4", listener)
+    assert words in " ".join(listener.before)
+    assert sum(words in note for note in [*listener.before, *listener.after]) == 1
+
+
+def test_timecodes_and_windows_of_mpeg2(tmp_path: Path) -> None:
+    """Frames of MPEG-2 have both, often saying nothing."""
+    timing: dict[str, Any] = {"pts": range(20), "time_base": Fraction(1, 25)}
+    for name, options in (("plain", {}), ("timed", {"gop_timecode": "01:02:03:04"})):
+        clip = make_clip(
+            tmp_path / f"{name}.ts", codec="mpeg2video", options={"g": "5", **options}, **timing
+        )
+        notes = " ".join(upscale(clip, tmp_path / f"{name}.mp4").notes)
+        assert "Pan-scan" not in notes
+        assert ("Timecodes inside the video stream" in notes) == (name == "timed")
