@@ -64,10 +64,11 @@ def find_losses(contents: Contents, written: InputContainer, *, complete: bool =
     """
     tracks, others = _tracks(written)
     video = tracks.get(0)
-    losses: Losses = {"the file": _lost_keys(container_metadata(contents.source), written.metadata)}
+    of_file = dict(written.metadata)
     if video is not None and "timecode" in video.metadata:
         # FFmpeg makes a track of the file's timecode, and the track gives it to the video.
-        losses["the file"] = [k for k in losses["the file"] if not k.startswith("timecode ")]
+        of_file["timecode"] = video.metadata["timecode"]
+    losses: Losses = {"the file": _lost_keys(container_metadata(contents.source), of_file)}
     expected = [contents.video, *(s for s in contents.copied if not _is_apart(s))]
     for number, stream in enumerate(expected):
         if complete or number in tracks:

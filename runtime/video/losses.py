@@ -11,6 +11,7 @@ from av.sidedata.sidedata import SideData
 from av.video.stream import VideoStream
 
 from srtrt.runtime.video.described import describe_streams
+from srtrt.runtime.video.pyav import all_side_data
 
 _HDR = "HDR metadata (mastering display, light levels, tone mapping) is not carried over."
 _DOLBY = "Dolby Vision metadata is not carried over; the output shows its base layer."
@@ -128,8 +129,8 @@ class FrameLosses:
 
     def of(self, frame: av.VideoFrame) -> list[str]:
         """Sentences that were not given before."""
-        found: Iterable[Any] = frame.side_data  # PyAV's stubs give its keys
-        sentences = [_sentence(data) for data in found if self._says_something(data, frame)]
+        pieces = [data for data in all_side_data(frame) if self._says_something(data, frame)]
+        sentences = [_sentence(data) for data in pieces]
         new = [s for s in dict.fromkeys(sentences) if s is not None and s not in self._told]
         self._told.update(new)
         return new

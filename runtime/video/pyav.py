@@ -50,6 +50,14 @@ def has_views(frame: av.VideoFrame) -> bool:
         return False
 
 
+def all_side_data(frame: av.VideoFrame) -> list[Any]:
+    """Every piece of side data of a frame; a kind may come more than once."""
+    side_data: Any = frame.side_data
+    # Iteration gives the pieces before PyAV 19, and their kinds since.
+    pieces: list[Any] = list(side_data) if _MAJOR < 19 else side_data[:]
+    return pieces
+
+
 def fraction(value: Any) -> Fraction | None:
     """A time base, rate or ratio as PyAV gives it; None if it is unknown (None, 0 or x/0)."""
     return Fraction(value.numerator, value.denominator) if value else None
