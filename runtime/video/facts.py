@@ -9,6 +9,7 @@ from typing import Any
 import av
 from av.packet import Packet
 
+from srtrt.runtime.video import pyav
 from srtrt.runtime.video.colour_tags import StreamColour
 
 
@@ -52,3 +53,19 @@ class Step:
     """How long, in the same ticks."""
     packets: list[Packet[Any]] = field(default_factory=list)
     """Packets of other streams, in the order of the file."""
+
+
+def frame_notes(frame: av.VideoFrame) -> list[str]:
+    """What the first frame of a video tells the user."""
+    notes = []
+    if frame.interlaced_frame:
+        notes.append(
+            "The video is interlaced; its frames are upscaled as they are and the output "
+            "is marked progressive."
+        )
+    if pyav.has_views(frame):
+        notes.append(
+            "The video has a view for each eye (MV-HEVC); the one that ordinary players show "
+            "is upscaled, the other is not carried over."
+        )
+    return notes

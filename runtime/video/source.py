@@ -15,8 +15,9 @@ from srtrt.errors import InputError, TruncatedInputError
 from srtrt.runtime.video import pyav, sniff
 from srtrt.runtime.video.colour_tags import ColourTags, resolve_colour
 from srtrt.runtime.video.early_end import End, why
-from srtrt.runtime.video.facts import Step, VideoFacts
+from srtrt.runtime.video.facts import Step, VideoFacts, frame_notes
 from srtrt.runtime.video.frame_times import FrameTimes, shown_by_decoding, ticks_per_frame
+from srtrt.runtime.video.joined import JoinedParts
 from srtrt.runtime.video.opening import (
     OPEN_OPTIONS,
     choose_video,
@@ -66,6 +67,7 @@ class VideoSource:
         self._ignored: set[int] = set()
         self._demuxed = 0
         self._abandoned = False
+        self._parts = JoinedParts(self._note_once)
         sniff.check_plain_file(path)
         self._watched = WatchedFile(path)
         try:
@@ -226,7 +228,7 @@ class VideoSource:
             is_rgb=is_rgb,
             siting=read_siting(self.path, stream.index, codec, OPEN_OPTIONS),
         )
-        self._note_frame(frame)
+        self.notes += frame_notes(frame)
         times = FrameTimes(
             ticks_per_frame(rate, time_base),
             by_decoding=self.container.format.name == "avi"
@@ -247,18 +249,6 @@ class VideoSource:
             frames=stream.frames or None,
         )
         return facts, times
-
-    def _note_frame(self, frame: av.VideoFrame) -> None:
-        if frame.interlaced_frame:
-            self.notes.append(
-                "The video is interlaced; its frames are upscaled as they are and the output "
-                "is marked progressive."
-            )
-        if pyav.has_views(frame):
-            self.notes.append(
-                "The video has a view for each eye (MV-HEVC); the one that ordinary players show "
-                "is upscaled, the other is not carried over."
-            )
 
     def _decode(self) -> Generator[Step, None, None]:
         """Frames and copied packets as they come; handles damage, not timestamps."""
@@ -291,7 +281,7 @@ class VideoSource:
     def _demuxed_or_damage(self) -> Iterator[Packet[Any] | str]:
         """Packets of the file, then a sentence if reading failed."""
         try:
-            for packet in self.container.demux():
+            for packet in self._parts.packets(self.container):
                 if packet.stream.index == self.stream.index and not is_flush(packet):
                     self._demuxed += 1
                 yield packet
@@ -390,7 +380,7 @@ class VideoSource:
         """Like demuxing on; damage no longer matters here."""
         self._decoded.close()
         try:
-            for packet in self.container.demux():
+            for packet in self._parts.packets(self.container):
                 if not is_flush(packet):
                     yield packet
         except av.FFmpegError:

@@ -110,3 +110,43 @@ def test_real_avi(tmp_path: Path) -> None:
     assert len(times) == 58
     assert steps(times) == {Fraction(1, 30)}
     assert EVEN in said
+
+
+def counted(stream: bytes) -> bytes:
+    """A transport stream with its packets counted on, so that none seems to be lost."""
+    data, counts = bytearray(stream), dict[int, int]()
+    for start in range(0, len(data), 188):
+        pid = (data[start + 1] & 0x1F) << 8 | data[start + 2]
+        counts[pid] = (counts.get(pid, -1) + (data[start + 3] >> 4 & 1)) & 15
+        data[start + 3] = data[start + 3] & 0xF0 | counts[pid]
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "libx264"), (".mpg", "mpeg2video")])
+def test_parts_that_were_joined(tmp_path: Path, suffix: str, codec: str) -> None:
+    """The second part begins at zero again; it must neither be squeezed nor lose its sound."""
+    parts = []
+    for number in range(3):
+        part = make_clip(
+            tmp_path / f"{number}{suffix}",
+            pts=range(50),
+            time_base=Fraction(1, 25),
+            codec=codec,
+            options={"bf": "2" if suffix == ".ts" else "0", "g": "12"},
+            audio="mp2",
+            audio_seconds=2,
+        )
+        parts.append(part.read_bytes())
+    clip = tmp_path / f"in{suffix}"
+    clip.write_bytes(counted(b"".join(parts)) if suffix == ".ts" else b"".join(parts))
+    times, said = upscaled_times(clip, tmp_path / "out.mkv")
+    assert len(times) == 150
+    assert min(steps(times)) >= Fraction(39, 1000)
+    assert max(steps(times)) <= Fraction(1, 2)
+    assert "The times of the source begin anew within it" in said
+    assert "do not increase" not in said
+    with av.open(str(tmp_path / "out.mkv")) as output:
+        sound = [p.pts for p in output.demux(audio=0) if p.size]
+    with av.open(str(clip)) as source:
+        assert len(sound) == len([p for p in source.demux(audio=0) if p.size])
+    assert all(a < b for a, b in itertools.pairwise(sound))
