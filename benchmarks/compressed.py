@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from srtrt.benchmarks.quality import Picture, Upscale, mean_figures, open_upscalers
 from srtrt.datasets import list_images, read_rgb8
 from srtrt.errors import InputError, UsageError
+from srtrt.files import open_plain
 from srtrt.metrics import mod_crop, psnr_y, ssim_y
 from srtrt.resample import resize_bicubic
 from srtrt.runtime.video.codecs import quiet_svt
@@ -88,8 +89,8 @@ def read_clip(path: Path, frames: int) -> list[Picture]:
     Raises:
         InputError: if it cannot be read, holds no frame, or is smaller than 64x64.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such video.")
+    with open_plain(path, "a video"):
+        pass
     pictures: list[Picture] = []
     try:
         with av.open(str(path), **METADATA) as container:

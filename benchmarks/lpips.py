@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from srtrt.errors import InputError, MissingPackageError
+from srtrt.files import open_plain
 from srtrt.networks.state_dict import read_state_dict
 
 NETWORK_FILE = "squeezenet1_1_imagenet_notop.h5"
@@ -137,11 +138,8 @@ def _unit(features: Tensor) -> Tensor:
 
 def _existing(folder: Path, name: str) -> Path:
     path = folder / name
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file; LPIPS expects {NETWORK_FILE} and {WEIGHTS_FILE} in its folder."
-        )
-    return path
+    with open_plain(path, f"it, as LPIPS reads {NETWORK_FILE} and {WEIGHTS_FILE} in its folder"):
+        return path
 
 
 def _expected_kernels() -> dict[str, tuple[int, int, int, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srtrt.errors import InputError, MissingPackageError
-from srtrt.files import read_plain
+from srtrt.files import read_plain, require_folder
 from srtrt.plain_data import DataError, read_json
 
 METHODS = {
@@ -53,8 +53,7 @@ def read_run(folder: Path, epochs: Sequence[float] = ()) -> list[RunRow]:
         InputError: if the folder is no training run, or was not validated at an epoch.
         MissingPackageError: if PyYAML is not installed.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected the folder of a training run.")
+    require_folder(folder, "the folder of a training run")
     method, data = _method(folder / "config.yaml"), _dataset(folder / "manifest.json")
     validated = _validated(folder / "log.jsonl")
     wanted = epochs or (max(epoch for epoch, _ in validated),)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from srtrt.errors import InputError, ModelError, OutputError, UsageError
 from srtrt.export.making import QUANTISED, GraphMaker
@@ -162,13 +163,22 @@ def finished_run(folder: Path) -> tuple[Path | None, str]:
         except (InputError, ModelError) as error:
             problem = str(error).rstrip(".")
             continue
-        schedule = spec.training.get("settings", {}).get("schedule", {})
-        done, wanted = spec.training.get("steps"), schedule.get("length")
-        if schedule.get("unit") == "steps" and done is not None and done < wanted:
+        done, wanted = spec.training.get("steps"), _steps_wanted(spec.training)
+        if isinstance(done, int) and wanted is not None and done < wanted:
             problem = f"the run of {path} is not finished, with {done} of {wanted} updates"
             continue
         return path, f"the run in this folder, {done} updates" if done else "it lies here"
     return None, f"the default model, as {problem}"
+
+
+def _steps_wanted(training: Mapping[str, Any]) -> int | None:
+    """Updates that the settings in a spec ask for; None if they count otherwise or say nothing."""
+    settings = training.get("settings")
+    schedule = settings.get("schedule") if isinstance(settings, Mapping) else None
+    if not isinstance(schedule, Mapping) or schedule.get("unit") != "steps":
+        return None
+    wanted = schedule.get("length")
+    return wanted if isinstance(wanted, int) else None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ originals (HR) lie reduced copies (LR), which must never be taken for originals.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Literal
 
 from srtrt.datasets import IMAGE_SUFFIXES
 from srtrt.errors import InputError
+from srtrt.files import require_folder
 
 Split = Literal["train", "valid"]
 
@@ -22,6 +24,7 @@ _NAMES = {"div2k": "DIV2K", "flickr2k": "Flickr2K", "df2k": "DF2K"}
 _HR = re.compile(r"(div2k|flickr2k|df2k)(?:_(train|valid|test))?_hr", re.IGNORECASE)
 _LR = re.compile(r"(.*_)?LR(_.*)?|lr|.*LRbicx?\d+")
 _SCALE = re.compile(r"x\d+", re.IGNORECASE)
+_MOST_PARTS = 200
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _EXPECTED = {
     "train": "a folder of pictures, or one that holds DIV2K_train_HR, Flickr2K_HR or DF2K_HR",
@@ -65,7 +68,7 @@ def find_pictures(folders: Sequence[Path], *, split: Split = "train") -> Dataset
         _walk(folder, found, set(), None)
         name, pictures = _choose(folder, found)
         names += name
-        files |= {path.resolve(): path for path in pictures if path.resolve() not in files}
+        files |= {_real(path): path for path in pictures if _real(path) not in files}
         ignored |= found.ignored
     names = list(dict.fromkeys(names))
     if {"DIV2K", "Flickr2K"} <= {*names}:
@@ -99,16 +102,18 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: with what is there instead.
     """
-    if folder.is_dir():
-        return
-    if not folder.exists():
-        packed = [p for p in (Path(f"{folder}{end}") for end in _ARCHIVES) if p.is_file()]
-        if packed:
-            raise InputError(f"{folder}: no such folder, but {packed[0]} is there; unpack it.")
-        raise InputError(f"{folder}: no such folder; expected a folder of pictures.")
-    if folder.name.lower().endswith(_ARCHIVES):
-        raise InputError(f"{folder}: an archive; unpack it and give the folder.")
-    raise InputError(f"{folder}: a file; expected a folder of pictures.")
+    # Not Path.is_file and the like: they raise for a name that is too long.
+    for end in _ARCHIVES:
+        if not os.path.lexists(folder) and os.path.isfile(f"{folder}{end}"):  # noqa: PTH113
+            raise InputError(f"{folder}: no such folder, but {folder}{end} is there; unpack it.")
+        if folder.name.lower().endswith(end) and os.path.isfile(folder):  # noqa: PTH113
+            raise InputError(f"{folder}: an archive; unpack it and give the folder.")
+    require_folder(folder, "a folder of pictures")
+
+
+def _real(path: Path) -> Path:
+    """The path without links; not Path.resolve, which raises where they turn in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _is_reduced(folder: Path) -> bool:
@@ -120,7 +125,7 @@ def _is_reduced(folder: Path) -> bool:
 
 def _walk(folder: Path, found: _Finds, seen: set[Path], dataset: str | None) -> None:
     """Sorts what is below a folder; ``dataset`` is the known one it belongs to."""
-    here = folder.resolve()  # a link may lead back up
+    here = _real(folder)  # a link may lead back up
     if here in seen:
         return
     seen.add(here)
@@ -145,7 +150,12 @@ def _walk(folder: Path, found: _Finds, seen: set[Path], dataset: str | None) -> 
     for path in inside:
         if path.name.startswith(".") or path.name == "__MACOSX":
             continue
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112
+            if len(path.parts) > _MOST_PARTS:
+                raise InputError(
+                    f"{folder}: lies more than {_MOST_PARTS} folders deep; give a folder that is "
+                    "nearer to the pictures."
+                )
             _walk(path, found, seen, dataset)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             (found.plain if dataset is None else found.known[dataset]).append(path)

@@ -52,6 +52,11 @@ class RunView:
             OutputError: if the folders or the event file cannot be written.
         """
         require_matplotlib()
+        if not _is_utf8(folder.absolute()):
+            raise OutputError(
+                f"{folder}: its name is not UTF-8, and TensorBoard writes into no such folder; "
+                "choose another name."
+            )
         self._samples, self._plots = folder / "samples", folder / "plots"
         self._events = folder / "tensorboard"
         with _writing(folder):
@@ -178,6 +183,14 @@ def _panels(lr: Pixels, sr: Pixels, hr: Pixels) -> Triple:
     rows, columns = slice(top, top + high), slice(left, left + wide)
     big = tuple(slice(part.start * SCALE, part.stop * SCALE) for part in (rows, columns))
     return lr[rows, columns].repeat(SCALE, axis=0).repeat(SCALE, axis=1), sr[big], hr[big]
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -8,8 +8,10 @@ Any engine that suits is used, however it was built; see
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from srtrt import __version__
-from srtrt.errors import ParityError, UsageError
+from srtrt.errors import InputError, ParityError, UsageError
 from srtrt.files import cache_folder, stale_parts
 from srtrt.locks import locked
 from srtrt.runtime.engines.gpu import GpuFacts
@@ -129,7 +131,7 @@ class EngineCache:
     def entries(self, *, trust_engine: bool = False) -> list[EngineEntry]:
         """All engines of the folder, by name; each is read and checked."""
         found = []
-        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+        for path in self._files(f"*{SUFFIX}"):
             record, problem = None, None
             try:
                 record = EngineRecord.read(path, trust=trust_engine)
@@ -147,8 +149,8 @@ class EngineCache:
             if not free:
                 return False
             others = [
-                *self.folder.glob(f"{stem}-*{RUNTIME_SUFFIX}"),
-                *self.folder.glob(f"{stem}-*{RUNTIME_SUFFIX}.lock"),
+                *self._files(f"{stem}-*{RUNTIME_SUFFIX}"),
+                *self._files(f"{stem}-*{RUNTIME_SUFFIX}.lock"),
             ]
             choice = self.folder / f"{stem}{TUNE_SUFFIX}"
             gone = [discard(each) for each in (sidecar_path(path), path, choice, *others)]
@@ -164,7 +166,7 @@ class EngineCache:
             remove: also removes them.
         """
         found = stale_parts(self.folder, remove=remove)
-        for lock in sorted(self.folder.glob("*.lock")):
+        for lock in self._files("*.lock"):
             stem = lock.with_suffix("")
             with locked(lock, wait=False) as free:
                 if not free:
@@ -176,6 +178,23 @@ class EngineCache:
                 files = [each for each in (sidecar_path(path), lock) if each.exists()]
                 found += [each for each in files if not remove or discard(each)]
         return found
+
+    def _files(self, pattern: str) -> list[Path]:
+        """The files of the folder whose names fit, sorted; none where there is no folder.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        try:
+            names = os.listdir(self.folder)  # noqa: PTH208 - iterdir is lazy before Python 3.13
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{self.folder}: cannot be read ({reason}); expected a folder of engines."
+            ) from error
+        return [self.folder / name for name in sorted(fnmatch.filter(names, pattern))]
 
     def _usable(self, key: EngineKey, trust: bool) -> CachedEngine:
         """The best intact engine that suits: made for the size, at the highest level, the newest.
@@ -209,7 +228,7 @@ class EngineCache:
 
     def _records(self, trust: bool) -> Iterator[tuple[Path, EngineRecord]]:
         """Every engine with a sidecar that can be read."""
-        for path in self.folder.glob(f"*{SUFFIX}"):
+        for path in self._files(f"*{SUFFIX}"):
             with suppress(UnusableError):
                 yield path, EngineRecord.read(path, trust=trust)
 

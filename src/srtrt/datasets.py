@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import InputError
+from srtrt.files import require_folder
 from srtrt.images import read_image
 from srtrt.metrics import mod_crop
 from srtrt.resample import resize_bicubic
@@ -20,17 +22,25 @@ def list_images(folders: Sequence[Path]) -> list[Path]:
     """All image files below the folders, sorted within each, so that a run can be repeated.
 
     Raises:
-        InputError: if a folder is missing or holds no image.
+        InputError: if a folder is missing, cannot be read, or holds no image.
     """
     found: list[Path] = []
     for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; expected a folder of images.")
-        inside = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        require_folder(folder, "a folder of images")
+        names = (
+            Path(root, name)
+            for root, _, inside in os.walk(folder, onerror=_refuse)
+            for name in inside
+        )
+        inside = sorted(path for path in names if path.suffix.lower() in IMAGE_SUFFIXES)
         if not inside:
             raise InputError(f"{folder}: holds no image; expected files such as .png or .jpg.")
         found += inside
     return found
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
 
 
 def read_rgb8(path: Path) -> NDArray[np.uint8]:

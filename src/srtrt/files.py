@@ -192,6 +192,27 @@ def open_plain(path: Path, expected: str) -> Iterator[BinaryIO]:
         os.close(descriptor)
 
 
+def require_folder(path: Path, expected: str) -> None:
+    """Refuses what is no folder.
+
+    Args:
+        path: a symbolic link is followed.
+        expected: what it should be, for messages: ``a folder of pictures``.
+
+    Raises:
+        InputError: with what is there instead, or why it cannot be reached.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such folder; expected {expected}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be opened ({reason}); expected {expected}.") from error
+    if not stat.S_ISDIR(mode):
+        raise InputError(f"{path}: a file; expected {expected}.")
+
+
 def read_plain(path: Path, expected: str, *, most: int) -> bytes:
     """The whole contents of a file; see :func:`open_plain`.
 

@@ -120,7 +120,10 @@ def read_image(path: Path) -> Picture:
             :data:`MAX_PIXELS`, or holds what :mod:`srtrt.images` does not support.
     """
     with open_plain(path, "a picture") as file:
-        head = file.read(30)
+        try:
+            head = file.read(30)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
         file.seek(0)
         if not head:
             raise InputError(f"{path}: the file is empty; expected a picture.")

@@ -311,9 +311,9 @@ def test_parity_of_the_bundled_model(photos: Path) -> None:
         (["quality", "--runs", "absent"], "absent: no such folder"),
         (["quality", "--runs", "."], "a training run holds config.yaml"),
         (["quality", "--data", ".", "--model", "absent.pth"], "absent.pth: no such file"),
-        (["quality", "--data", ".", "--lpips", "absent"], "LPIPS expects"),
+        (["quality", "--data", ".", "--lpips", "absent"], "LPIPS reads"),
         (["compressed"], "give --data DIR, --clip VIDEO, or both"),
-        (["compressed", "--clip", "absent.mp4"], "absent.mp4: no such video"),
+        (["compressed", "--clip", "absent.mp4"], "absent.mp4: no such file"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments: list[str], message: str) -> None:
@@ -330,7 +330,7 @@ def test_foreign_pth_files_are_refused(photos: Path, third_party: Path) -> None:
     noise.write_bytes(b"not a checkpoint")
     for path, message in (
         (broken, "tensor 'block4.conv1.weight' is missing"),
-        (noise, "not a PyTorch file"),
+        (noise, "not a PyTorch state dict"),
     ):
         result = benchmark("quality", "--model", path, "--data", photos)
         assert result.exit_code == 1

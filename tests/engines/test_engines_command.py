@@ -5,6 +5,7 @@ from dataclasses import replace
 from click.testing import CliRunner, Result
 from engine_support import RTX, Builder, accept, flip
 
+from srtrt.errors import InputError
 from srtrt.locks import locked
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.command import engines
@@ -74,3 +75,11 @@ def test_prune_removes_what_cannot_be_used(
     assert cache.find(key) is not None
     run(cache, "prune", "--all")
     assert list(cache.folder.iterdir()) == []
+
+
+def test_a_folder_whose_name_is_too_long_is_a_sentence(cache: EngineCache) -> None:
+    cache.folder = cache.folder / ("n" * 300)
+    for arguments in (("list",), ("explain", "x"), ("prune",)):
+        done = run(cache, *arguments)
+        assert isinstance(done.exception, InputError)
+        assert "cannot be read (File name too long)" in str(done.exception)

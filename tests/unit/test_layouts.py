@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
+from srtrt.datasets import list_images
 from srtrt.errors import InputError
 from srtrt.train.layouts import find_pictures
 
@@ -195,3 +198,50 @@ def test_every_folder_must_be_of_use(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     with pytest.raises(InputError, match="bad: an empty folder"):
         find_pictures([tmp_path / "good", tmp_path / "bad"])
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_folders_that_cannot_be_reached_are_a_sentence(
+    split: Literal["train", "valid"], tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    for name, reason in (
+        ("n" * 300, "File name too long"),
+        ("loop", "Too many levels of symbolic links"),
+        ("file/below", "Not a directory"),
+        ("null\0", "null"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            find_pictures([tmp_path / name], split=split)
+        with pytest.raises(InputError, match=reason):
+            list_images([tmp_path / name])
+
+
+def test_a_picture_that_is_a_link_to_itself_is_left_to_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "a.png")
+    assert find_pictures([tmp_path]).files == (tmp_path / "a.png",)
+
+
+def test_folders_deep_inside_one_another_are_refused(tmp_path: Path) -> None:
+    (tmp_path / Path(*["d"] * 250)).mkdir(parents=True)
+    with pytest.raises(InputError, match="lies more than 200 folders deep"):
+        find_pictures([tmp_path])
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may be allowed to list everything."""
+    (tmp_path / "in" / "secret").mkdir(parents=True)
+    (tmp_path / "in" / "a.png").touch()
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "secret":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"secret: cannot be read \(Permission denied\)"):
+        list_images([tmp_path / "in"])
