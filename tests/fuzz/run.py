@@ -39,6 +39,7 @@ from fuzz.verdicts import Fault, faults
 
 _HERE = Path(__file__).parent
 _FURTHER_PACKAGES = ("opencv-python-headless", "pillow", "pyyaml", "safetensors")
+_ENDINGS = {0: "done", 1: "refused", 2: "refused"}
 _LISTED, _TOLD = 50, 500
 _REMARK = re.compile("warning|note|damage|rebuilt|skipped|breaks|verifying")
 """What is said where a damaged file was used as far as it went; such a count is no fault, as damage
@@ -122,7 +123,7 @@ class Fuzzer:
     ) -> None:
         counts = self.counts[kind]
         counts["cases"] += 1
-        counts[{0: "done", 1: "refused", 2: "refused"}.get(outcome.status or 0, "other")] += 1
+        counts[_ENDINGS.get(outcome.status, "killed" if outcome.late else "other")] += 1
         if outcome.status == 0 and not case.whole and not _REMARK.search(outcome.stderr):
             counts["done without remark"] += 1
         self.slowest[kind] = max(self.slowest[kind], (outcome.seconds, f"{kind}:{index}"))

@@ -13,6 +13,8 @@ from fuzz.forks import Outcome
 LONGEST_SENTENCE = 600
 _KNOWN_STATUS = (0, 1, 2)
 _INTERNAL = 70
+_QUICK_PIXELS = 4_000_000
+"""Encoding larger frames may take longer than a case is given, which is no hang."""
 _NOISE = re.compile(
     r"^\[[\w, /]+ @ 0x[0-9a-f]+\]|^(libpng|lib\w+|Svt|x265|x264) ?(warning|error|\[)"
 )
@@ -31,16 +33,17 @@ class Fault:
 def faults(case: Case, outcome: Outcome) -> list[Fault]:
     """All that is wrong; nothing if it ended well, or in a clear sentence."""
     found = list(_of_ending(outcome))
-    if not found:
-        found += _of_words(outcome)
-    found += _of_files(case, outcome)
+    if not outcome.late:
+        found += _of_words(outcome) if not found else []
+        found += _of_files(case, outcome)
     return [Fault(verdict=verdict, where=where) for verdict, where in found]
 
 
 def _of_ending(outcome: Outcome) -> Iterator[tuple[str, str]]:
     text = outcome.stderr
     if outcome.late:
-        yield "hang", _innermost(text)
+        if _pixels(text) <= _QUICK_PIXELS:
+            yield "hang", _innermost(text)
     elif outcome.signal is not None:
         yield f"signal {outcome.signal}", _innermost(text)
     elif "Traceback (most recent call last)" in text or "Traceback (most" in outcome.stdout:
@@ -77,7 +80,7 @@ def _of_words(outcome: Outcome) -> Iterator[tuple[str, str]]:
 def _of_files(case: Case, outcome: Outcome) -> Iterator[tuple[str, str]]:
     names = {str(path.relative_to(case.folder)) for path in case.folder.rglob("*")}
     parts = sorted(name for name in names if name.endswith(".part"))
-    if parts and not outcome.late and outcome.signal is None:
+    if parts and outcome.signal is None:
         yield "left", f"unfinished {re.sub(r'[0-9a-f-]{8,}', 'N', parts[0])}"
     there = [name for name in case.outputs if name in names]
     if outcome.status == 0 and len(there) < len(case.outputs):
@@ -100,6 +103,12 @@ def _innermost(text: str) -> str:
     return " ".join(
         f"{'/'.join(path.split('/')[-3:])}:{line} {name}" for path, line, name in chosen
     )
+
+
+def _pixels(text: str) -> int:
+    """Pixels of a frame of the output, by what was announced before the work; 0 if nothing was."""
+    sizes = re.findall(r"^output: .*?, (\d+)x(\d+), ", text, flags=re.MULTILINE)
+    return max((int(width) * int(height) for width, height in sizes), default=0)
 
 
 def _shape(sentence: str) -> str:
