@@ -17,6 +17,9 @@ _FIRST_BOXES = frozenset(b"ftyp styp moov moof mdat free skip wide pnot sidx".sp
 _MOST = 2**20
 """Boxes read of one level; ten hours in fragments of a tenth of a second have fewer."""
 
+_FARTHEST = 2**63 - 1
+"""Largest place in a file that a system can go to; damaged lengths lead farther."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -44,9 +47,11 @@ def is_iso(head: bytes) -> bool:
 def boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
     """ISO boxes one after the other; the last may have a size that cannot be (end before body)."""
     for _ in range(_MOST):
+        if start + 8 > min(end, _FARTHEST):
+            return
         file.seek(start)
         header = file.read(16)
-        if start + 8 > end or len(header) < 8:
+        if len(header) < 8:
             return
         length, body = int.from_bytes(header[:4], "big"), start + 8
         if length == 1:
@@ -71,9 +76,11 @@ def find(file: BinaryIO, box: Box, *kinds: str) -> Iterator[Box]:
 def elements(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
     """EBML elements one after the other, up to one that is damaged or says no size."""
     for _ in range(_MOST):
+        if start >= min(end, _FARTHEST):
+            return
         file.seek(start)
         number, length = _ebml_number(file, keep_marker=True), _ebml_number(file)
-        if number is None or start >= end:
+        if number is None:
             return
         box = Box(f"{number:x}", start, file.tell(), None)
         if length is None:
