@@ -11,7 +11,7 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from srtrt.errors import OutputError
-from srtrt.runtime.video.kept import describe_losses, written_losses
+from srtrt.runtime.video.kept import written_losses
 from srtrt.runtime.video.losses import FrameLosses
 from srtrt.runtime.video.network import Networks, VideoSession
 from srtrt.runtime.video.options import VideoOptions
@@ -191,12 +191,11 @@ class VideoJob:
                 f"{self._decoded} frames were decoded, {self._encoded} encoded and "
                 f"{sink.packets_written} written; nothing was kept. Try another --codec."
             )
-        matroska = self.setup.sink.container.is_matroska
-        rounding = check_written(sink.part.path, sink.times, matroska=matroska)
-        found = written_losses(self.setup.sink.contents, sink.part.path)
+        container = self.setup.sink.container
+        rounding = check_written(sink.part.path, sink.times, matroska=container.is_matroska)
+        lost = written_losses(self.setup.sink.contents, sink.part.path, container.suffix)
         sink.part.publish(replace=self.options.overwrite)
-        suffix = self.setup.sink.container.suffix
-        return [*filter(None, [rounding]), *describe_losses(found, suffix)]
+        return [*filter(None, [rounding]), *lost]
 
     def _late_notes(self, sink: VideoSink) -> list[str]:
         if not sink.hidden_packets:

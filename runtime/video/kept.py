@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 
 from srtrt.runtime.video.contents import Contents
+from srtrt.runtime.video.described import Description, describe_streams
 from srtrt.runtime.video.opening import OPEN_OPTIONS, is_attached_picture
 from srtrt.runtime.video.pyav import METADATA, chapters, printable
 from srtrt.runtime.video.streams import container_metadata, describe, stream_metadata
@@ -51,16 +52,12 @@ _BIBLIOGRAPHIC = {
 """Languages with two codes in ISO 639-2; Matroska has the first, ISO 14496-12 the second."""
 
 
-def find_losses(contents: Contents, written: InputContainer, *, complete: bool = True) -> Losses:
+def find_losses(contents: Contents, written: InputContainer) -> Losses:
     """Compares the metadata of everything that was to be written with a file.
 
     Compared are keys and values of the file, the streams and the chapters, languages,
-    dispositions, and the number of cover pictures and attachments.
-
-    Args:
-        contents: what was to be written.
-        written: the file.
-        complete: whether a stream that is not there is a loss.
+    dispositions, side data of copied streams, and the number of cover pictures and attachments.
+    Streams that are not there are no concern of it.
     """
     tracks, others = _tracks(written)
     video = tracks.get(0)
@@ -69,23 +66,50 @@ def find_losses(contents: Contents, written: InputContainer, *, complete: bool =
         # FFmpeg makes a track of the file's timecode, and the track gives it to the video.
         of_file["timecode"] = video.metadata["timecode"]
     losses: Losses = {"the file": _lost_keys(container_metadata(contents.source), of_file)}
-    expected = [contents.video, *(s for s in contents.copied if not _is_apart(s))]
-    for number, stream in enumerate(expected):
-        if complete or number in tracks:
-            losses[_place(stream)] = _lost_of_stream(
-                stream, tracks.get(number), reencoded=number == 0
-            )
+    before, after = describe_streams(contents.source), describe_streams(written)
+    for number, stream in enumerate(_expected(contents)):
+        if (track := tracks.get(number)) is None:
+            continue
+        lost = _lost_of_stream(stream, track, reencoded=number == 0)
+        if number > 0:
+            lost += _lost_side_data(before[stream.index], after[track.index])
+        losses[_place(stream)] = lost
     _forget_repeated_times(losses, contents.source)
     losses["the file"] += _missing(contents.copied, others)
     losses["the chapters"] = _lost_of_chapters(contents.chapters(), chapters(written))
     return {place: lost for place, lost in losses.items() if lost}
 
 
-def written_losses(contents: Contents, path: Path) -> Losses:
-    """The same for a finished file."""
+def written_losses(contents: Contents, path: Path, suffix: str) -> list[str]:
+    """Sentences on what a finished file does not have.
+
+    Args:
+        contents: what was to be written.
+        path: the file.
+        suffix: extension of the output.
+    """
     name = f"file:{path.absolute()}"
     with av.open(name, container_options=OPEN_OPTIONS, **METADATA) as written:
-        return find_losses(contents, written)
+        tracks, _ = _tracks(written)
+        missing = [s for n, s in enumerate(_expected(contents)) if n not in tracks]
+        turned = [
+            _turn(describe_streams(file)[stream.index])
+            for file, stream in ((contents.source, contents.video), (written, tracks[0]))
+        ]
+        lost = describe_losses(find_losses(contents, written), suffix)
+        if turned[0] not in ("", turned[1]):
+            lost.append(f"A {suffix} file does not keep the picture's {turned[0]}.")
+        return lost + [
+            f"S{_place(stream)[1:]} is not in the output, because nothing of it lies within the "
+            "frames that were upscaled."
+            for stream in missing
+        ]
+
+
+def _turn(description: Description) -> str:
+    """Such as ``rotation of -90.00 degrees``; empty if the picture is shown as it is coded."""
+    kinds = [line.partition(":") for line in description.side_data]
+    return next((what.strip() for name, _, what in kinds if name.lower() == "display matrix"), "")
 
 
 def describe_losses(losses: Losses, suffix: str) -> list[str]:
@@ -99,6 +123,11 @@ def describe_losses(losses: Losses, suffix: str) -> list[str]:
         return []
     parts = [f"of {place}: {', '.join(lost)}" for place, lost in losses.items()]
     return [f"Metadata that a {suffix} file does not keep, {'; '.join(parts)}."]
+
+
+def _expected(contents: Contents) -> list[Stream]:
+    """The streams of the source that become tracks, in the order of the output."""
+    return [contents.video, *(s for s in contents.copied if not _is_apart(s))]
 
 
 def _tracks(written: InputContainer) -> tuple[dict[int, Stream], list[Stream]]:
@@ -137,9 +166,14 @@ def _place(stream: Stream) -> str:
     return f"stream {stream.index} ({describe(stream)})"
 
 
-def _lost_of_stream(before: Stream, after: Stream | None, *, reencoded: bool = False) -> list[str]:
-    if after is None:
-        return ["the stream itself, of which there is nothing in this part"]
+def _lost_side_data(before: Description, after: Description) -> list[str]:
+    """Names of side data, but for what describes the bit rate."""
+    names = [line.partition(":")[0].lower() for line in before.side_data]
+    found = {line.partition(":")[0].lower() for line in after.side_data}
+    return [name for name in names if name not in found and name != "cpb properties"]
+
+
+def _lost_of_stream(before: Stream, after: Stream, *, reencoded: bool) -> list[str]:
     metadata = {
         key: value
         for key, value in stream_metadata(before, reencoded=reencoded).items()

@@ -146,7 +146,7 @@ def _write(
             output.close()
             file.seek(0)
             with av.open(file, **METADATA) as written:
-                return bases, find_losses(contents, written, complete=False)
+                return bases, find_losses(contents, written)
         except av.FFmpegError:
             return bases, {}  # the finished file will tell
 

@@ -35,7 +35,9 @@ class Listener(VideoWatcher):
         self.after.append(note)
 
 
-def upscale(source: Path, output: Path, watcher: VideoWatcher | None = None) -> VideoReport:
+def upscale(
+    source: Path, output: Path, watcher: VideoWatcher | None = None, max_frames: int | None = None
+) -> VideoReport:
     return srtrt.upscale_video(
         source,
         output,
@@ -43,6 +45,7 @@ def upscale(source: Path, output: Path, watcher: VideoWatcher | None = None) -> 
         preset=None if output.suffix == ".webm" else "ultrafast",
         overwrite=True,
         watcher=watcher,
+        max_frames=max_frames,
         session_factory=lambda **options: NearestSession(**options),  # type: ignore[arg-type]
     )
 
@@ -188,6 +191,25 @@ def test_marks_languages_and_chapters_are_named(small: Path, tmp_path: Path) -> 
     assert "of the chapters: ARTIST of 1" in notes
     assert "language" not in notes
     assert not any("does not keep" in n for n in upscale(source, tmp_path / "out.mkv").notes)
+
+
+def test_a_stream_that_begins_after_the_part_is_named(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", pts=range(0, 60000, 3000), audio="aac")
+    with av.open(str(clip)) as source, av.open(str(tmp_path / "in.mp4"), "w") as file:
+        copies = [file.add_stream_from_template(s, opaque=True) for s in source.streams]
+        for packet in source.demux():
+            if packet.size:
+                late = round(Fraction(1, 2) / packet.time_base) if packet.stream.index else 0
+                packet.pts, packet.dts = packet.pts + late, packet.dts + late
+                packet.stream = copies[packet.stream.index]
+                file.mux_one(packet)
+    words = (
+        "Stream 1 (audio aac) is not in the output, because nothing of it lies within the frames"
+    )
+    report = upscale(tmp_path / "in.mp4", tmp_path / "part.mp4", max_frames=3)
+    assert any(words in note for note in report.notes)
+    report = upscale(tmp_path / "in.mp4", tmp_path / "whole.mp4")
+    assert not any("not in the output" in note for note in report.notes)
 
 
 def sei(kind: int, payload: bytes) -> bytes:
