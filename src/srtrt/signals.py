@@ -33,9 +33,19 @@ def interrupt(_number: int, frame: FrameType | None) -> None:
     """
     if _imports(frame):
         signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, _PAUSE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, _PAUSE_SECONDS)  # asks again
         return
+    _is_held_back()
     raise KeyboardInterrupt
+
+
+def _is_held_back() -> bool:
+    """Whether :func:`interrupt` waits for the end of an import; it no longer does then."""
+    if signal.getsignal(signal.SIGALRM) is not interrupt:
+        return False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    return True
 
 
 def end_at_once(_number: int, _frame: FrameType | None) -> None:
@@ -50,6 +60,9 @@ def handled_by(handler: Handler) -> Iterator[None]:
     """Lets a handler answer the signals that end a run, for a while.
 
     Handlers of a program that srtrt is a part of are left alone.
+
+    Raises:
+        KeyboardInterrupt: at the end, if :func:`interrupt` still waits.
     """
     earlier: dict[int, Any] = {}
     try:
@@ -58,6 +71,8 @@ def handled_by(handler: Handler) -> Iterator[None]:
     finally:
         for number, before in earlier.items():
             signal.signal(number, before)
+        if handler is interrupt and earlier and _is_held_back():
+            raise KeyboardInterrupt
 
 
 def take(handler: Handler) -> dict[int, Any]:
