@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from srtrt import packages
 from srtrt.errors import UsageError
 from srtrt.reports import ReportPlace, place_of_option
-from srtrt.runtime.command_options import OneOf
+from srtrt.runtime.command_options import Number, OneOf, Whole
 from srtrt.spec import PRECISIONS
 from srtrt.terminal import put_text, say
 from srtrt.weights import DEFAULT_MODEL
@@ -66,7 +66,7 @@ benchmark.command_class = _Measurement
     help="May be repeated; options of the backend follow a colon: openvino-fp32:threads=1.",
 )
 @click.option("--size", default="160x90", show_default=True, metavar="WxH", help="LR frame size.")
-@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=10, show_default=True, type=Whole(1))
 @click.option(
     "--reference",
     default=None,
@@ -119,7 +119,9 @@ def latency(
     help="Add a perceptual distance after LPIPS, from files in DIR.",
 )
 @click.option("--runs", multiple=True, metavar="DIR", help="Tabulate finished training runs.")
-@click.option("--epochs", multiple=True, type=float, help="With --runs: not only the last epoch.")
+@click.option(
+    "--epochs", multiple=True, type=Number(), help="With --runs: not the last epoch alone."
+)
 @_OUT
 @click.pass_context
 def quality(
@@ -171,9 +173,9 @@ def _show_runs(
 @_MODELS
 @click.option("--data", default=None, metavar="DIR", help="HR pictures, made into panning clips.")
 @click.option("--clip", "clips", multiple=True, metavar="VIDEO", help="Its frames are the HR ones.")
-@click.option("--pictures", default=None, type=click.IntRange(1), help="Use so many of DIR.")
-@click.option("--frames", default=8, show_default=True, type=click.IntRange(1), help="Of a clip.")
-@click.option("--crf", default=28, show_default=True, type=click.IntRange(0, 51), help="Of x264.")
+@click.option("--pictures", default=None, type=Whole(1), help="Use so many of DIR.")
+@click.option("--frames", default=8, show_default=True, type=Whole(1), help="Of a clip.")
+@click.option("--crf", default=28, show_default=True, type=Whole(0, 51), help="Of x264.")
 @click.option("--engine", default=None, help="By default openvino-fp32, or torch-fp32 without it.")
 @_OUT
 def compressed(
@@ -206,12 +208,10 @@ def compressed(
 @_MODELS
 @click.option("--data", default=None, metavar="DIR", help="HR pictures, made into panning clips.")
 @click.option("--clip", "clips", multiple=True, metavar="VIDEO", help="Its frames are the HR ones.")
-@click.option("--pictures", default=None, type=click.IntRange(1), help="Use so many of DIR.")
-@click.option("--frames", default=48, show_default=True, type=click.IntRange(1), help="Of a clip.")
-@click.option("--every", default=6, show_default=True, type=click.IntRange(1), help="Measure few.")
-@click.option(
-    "--hr-width", default=720, show_default=True, type=click.IntRange(64), help="At most."
-)
+@click.option("--pictures", default=None, type=Whole(1), help="Use so many of DIR.")
+@click.option("--frames", default=48, show_default=True, type=Whole(1), help="Of a clip.")
+@click.option("--every", default=6, show_default=True, type=Whole(1), help="Measure few.")
+@click.option("--hr-width", default=720, show_default=True, type=Whole(64), help="At most.")
 @click.option(
     "--encoder",
     "encoders",
@@ -283,7 +283,7 @@ def parity(
 @click.option(
     "--size", "sizes", multiple=True, default=("160x90", "480x270"), show_default=True
 )  # fmt: skip
-@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=10, show_default=True, type=Whole(1))
 @_OUT
 def int8(
     models: tuple[str, ...],
@@ -310,8 +310,8 @@ def int8(
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @click.option("--data", multiple=True, required=True, metavar="DIR", help="Training pictures.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--steps", default=10, show_default=True, type=click.IntRange(1), help="In a round.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--steps", default=10, show_default=True, type=Whole(1), help="In a round.")
+@click.option("--rounds", default=3, show_default=True, type=Whole(1))
 @_OUT
 def training(
     preset: str,
@@ -390,7 +390,13 @@ def precisions(
     multiple=True,
     help="May be repeated; by default all. A name, or options of torch: streams=3,slots=6.",
 )
-@click.option("--seconds", default=2.0, show_default=True, help="How long each is measured.")
+@click.option(
+    "--seconds",
+    type=Number(0.0),
+    default=2.0,
+    show_default=True,
+    help="How long each is measured.",
+)
 @_FORM
 @_OUT
 def throughput(

@@ -13,7 +13,7 @@ from srtrt import packages
 from srtrt.datasets import list_images
 from srtrt.errors import UsageError
 from srtrt.paths import require_folder_writable
-from srtrt.runtime.command_options import OneOf
+from srtrt.runtime.command_options import OneOf, Whole
 from srtrt.runtime.models import find_model
 from srtrt.spec import PRECISIONS, Form, Precision
 from srtrt.terminal import bar as progress_bar
@@ -71,13 +71,13 @@ GRAPH_PRECISIONS: tuple[Precision, ...] = ("fp32",)
 )
 @click.option(
     "--level",
-    type=click.IntRange(0, 5),
+    type=Whole(0, 5),
     default=None,
     help="Effort of TensorRT; by default 3, or what is built already.",
 )
 @click.option(
     "--workspace",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=None,
     metavar="MIB",
     help="Most memory of one kernel; by default half of what is free on the GPU.",

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TimeE
 
 from srtrt.reports import ReportPlace
 from srtrt.runtime.backends import BACKENDS
-from srtrt.runtime.command_options import OneOf, backend_option, json_option
+from srtrt.runtime.command_options import OneOf, Whole, backend_option, json_option
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
 from srtrt.runtime.session import Session
 from srtrt.spec import PRECISIONS
@@ -139,9 +139,7 @@ def _report(results: list[ImageResult], session: Session | None) -> dict[str, An
     is_flag=True,
     help="Load TensorRT engines that another user may have written. An engine is code.",
 )
-@click.option(
-    "--quality", type=click.IntRange(1, 100), help="JPEG: 95 by default; makes WebP lossy."
-)
+@click.option("--quality", type=Whole(1, 100), help="JPEG: 95 by default; makes WebP lossy.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from srtrt.errors import InputError, SrtrtError
+from srtrt.runtime.command_options import Whole
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import flavour_of
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
@@ -27,7 +28,7 @@ _DAY_SECONDS = 86400
 
 _folder = click.option(
     "--folder",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=None,
     metavar="DIR",
     help="Folder of the engines; by default the user's engine cache.",
@@ -96,7 +97,7 @@ def explain(engine: str, folder: Path | None) -> None:
 @engines.command()
 @click.option("--all", "everything", is_flag=True, help="Remove usable engines, too.")
 @click.option(
-    "--older-than", type=click.IntRange(0), default=None, metavar="DAYS",
+    "--older-than", type=Whole(0), default=None, metavar="DAYS",
     help="Also remove usable engines that were built longer ago.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from srtrt.errors import UsageError
-from srtrt.runtime.command_options import backend_option
+from srtrt.runtime.command_options import Number, OneOf, backend_option
 from srtrt.runtime.engines.key import EngineShape
 from srtrt.spec import PRECISIONS, Form
 from srtrt.terminal import put, say
@@ -17,7 +17,7 @@ from srtrt.weights import DEFAULT_MODEL
 @click.option("--shape", required=True, metavar="WxH", help="Size of the source frames.")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", *PRECISIONS]),
+    type=OneOf(["auto", *PRECISIONS]),
     default="auto",
     show_default=True,
     help="Arithmetic of the network.",
@@ -25,7 +25,7 @@ from srtrt.weights import DEFAULT_MODEL
 @click.option(
     "--io",
     "form",
-    type=click.Choice(["yuv420p8", "rgb8"]),
+    type=OneOf(["yuv420p8", "rgb8"]),
     default="yuv420p8",
     show_default=True,
     help="Form of the frames: yuv420p8 for most video, rgb8 for pictures.",
@@ -34,7 +34,7 @@ from srtrt.weights import DEFAULT_MODEL
 @backend_option
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.0),
+    type=Number(0.0),
     default=2.0,
     show_default=True,
     help="How long each setting is measured.",

@@ -13,7 +13,7 @@ import click
 from srtrt.errors import OutputError
 from srtrt.reports import ReportPlace
 from srtrt.runtime.backends import BACKENDS
-from srtrt.runtime.command_options import OneOf, backend_option, json_option
+from srtrt.runtime.command_options import OneOf, Whole, backend_option, json_option
 from srtrt.runtime.video.report import VideoReport
 from srtrt.signals import end_at_once
 from srtrt.spec import PRECISIONS
@@ -66,7 +66,7 @@ from srtrt.terminal import put_path, say
     help="Video codec; auto is av1 for .webm and h264 elsewhere.",
 )
 @click.option("--encoder", default="auto", show_default=True, help="FFmpeg's name of an encoder.")
-@click.option("--crf", type=int, help="Constant quality; smaller is better and larger.")
+@click.option("--crf", type=Whole(), help="Constant quality; smaller is better and larger.")
 @click.option("--preset", help="Speed preset of the encoder.")
 @click.option(
     "--audio",
@@ -82,7 +82,7 @@ from srtrt.terminal import put_path, say
     show_default=True,
     help="Whether subtitles are copied.",
 )
-@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--max-frames", type=Whole(1), help="Stop after so many frames.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option(
     "--keep-going", is_flag=True, help="Where INPUT is damaged, write the good frames before it."

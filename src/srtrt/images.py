@@ -317,9 +317,9 @@ def format_of(path: Path, *, quality: int | None = None) -> str:
     """
     name = FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if name is None:
+        ending = f"the ending {path.suffix!r} names no" if path.suffix else "no ending names a"
         raise OutputError(
-            f"{path}: the ending {path.suffix!r} names no known format; "
-            f"use one of {', '.join(FORMAT_OF_SUFFIX)}."
+            f"{path}: {ending} known format; use one of {', '.join(FORMAT_OF_SUFFIX)}."
         )
     if quality is not None and name not in _MAX_SIDE:
         raise OutputError(f"{path}: {name} has no quality setting; leave --quality out.")

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 250
 """Columns of a table where stdout is no terminal."""
 
+_LONGEST = 3000
+"""Characters of a sentence; what was given can be of any length."""
+
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # controls: C0, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of writing
@@ -50,6 +53,8 @@ def _escape(match: re.Match[str]) -> str:
 
 def say(sentence: str) -> None:
     """Prints one line on stderr. Where nobody can read it, it is lost and the work goes on."""
+    if len(sentence) > _LONGEST:
+        sentence = f"{sentence[: _LONGEST // 2]} [...] {sentence[-_LONGEST // 2 :]}"
     with contextlib.suppress(OSError, ValueError):
         click.echo(printable(sentence), err=True)
 

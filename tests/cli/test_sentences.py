@@ -64,6 +64,8 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--backend", "opnvino"], "Did you mean 'openvino'?"),
         (["--precision", "half"], "Did you mean 'fp16'?"),
         (["--backend-optoin", "threads=4"], "No such option"),
+        (["--crf", "a"], "'a': expected a whole number."),
+        (["--max-frames", "0"], "'0': expected a whole number of at least 1."),
     ],
 )
 def test_wrong_values_of_upscale_video(
@@ -148,9 +150,9 @@ def test_a_precision_of_gpus_on_the_cpu(picture: Path) -> None:
     ("options", "words", "status"),
     [
         (["-o", "out.xyz"], "names no known format; use one of .png", 1),
-        (["-o", "out"], "names no known format; use one of .png", 1),
+        (["-o", "out"], "no ending names a known format; use one of .png", 1),
         (["--quality", "50"], "PNG has no quality setting; leave --quality out", 1),
-        (["--quality", "101"], "101 is not in the range 1<=x<=100", 2),
+        (["--quality", "101"], "'101': expected a whole number from 1 to 100.", 2),
         (["-o", "no/out.png"], "the folder no does not exist; create it first", 1),
         (["--json", "no/r.json"], "--json no/r.json: the folder no does not exist", 1),
         (["--json", "."], "--json .: is a folder; give the name of a file", 1),

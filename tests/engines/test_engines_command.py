@@ -19,6 +19,8 @@ def run(cache: EngineCache, *arguments: str) -> Result:
 
 
 def test_list_and_explain(cache: EngineCache, key: EngineKey, build: Builder) -> None:
+    assert "does not exist" in run(cache, "list").output
+    cache.folder.mkdir()
     assert "no engines" in run(cache, "list").output
     good = cache.get_or_build(key, build, accept)
     old = cache.get_or_build(replace(key, flavour_version="1.2"), build)
