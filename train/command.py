@@ -17,7 +17,8 @@ import click
 from srtrt import packages, signals
 from srtrt.errors import OutputError, UsageError
 from srtrt.locks import output_claimed
-from srtrt.paths import require_folder_writable
+from srtrt.nearest import did_you_mean
+from srtrt.paths import require_file, require_folder_writable
 from srtrt.terminal import console, printable, put, say
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def train(
     """
     folder = Path(out)
     _check_places(folder, data, val)
+    _check_files(config, init, vgg)
     if preset is not None and config is not None:
         raise UsageError("--preset and --config are two sources of settings; give one of them.")
     silent = quiet or os.environ.get("RANK", "0") != "0"
@@ -125,6 +127,20 @@ def _check_places(folder: Path, data: tuple[str, ...], val: tuple[str, ...]) -> 
     require_folder_writable(folder, option="--out")
     for each in (*data, *val):
         check_folder(Path(each))
+
+
+def _check_files(config: str | None, init: str | None, vgg: str | None) -> None:
+    """Likewise for files."""
+    from srtrt.weights import PURPOSES, bundled_checkpoint
+
+    if config is not None:
+        require_file(config, option="--config", expected="settings as YAML")
+    if vgg is not None:
+        require_file(vgg, option="--vgg", expected="VGG19 weights")
+    if init is not None and bundled_checkpoint(init) is None:
+        expected = f"a .safetensors checkpoint, or one of {', '.join(PURPOSES)}"
+        hint = did_you_mean(init, PURPOSES)
+        require_file(init, option="--init", expected=expected, hint=hint)
 
 
 def _nothing(_text: str) -> None:

@@ -128,6 +128,8 @@ def container_for(path: Path) -> Container:
     Raises:
         OutputError: for an extension srtrt does not write.
     """
+    if str(path) == "-":
+        raise OutputError("-: videos go to files, not to stdout; give a name such as out.mp4.")
     container = CONTAINERS.get(path.suffix.lower())
     if container is None:
         expected = ", ".join(CONTAINERS)

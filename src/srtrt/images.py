@@ -316,6 +316,8 @@ def format_of(path: Path, *, quality: int | None = None) -> str:
         OutputError: if the ending names none, or ``quality`` is given for one that has none.
     """
     name = FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    if str(path) == "-":
+        raise OutputError("-: pictures go to files, not to stdout; give a name such as out.png.")
     if name is None:
         ending = f"the ending {path.suffix!r} names no" if path.suffix else "no ending names a"
         raise OutputError(

@@ -17,16 +17,17 @@ def local_path(name: str | os.PathLike[str]) -> Path:
     """The path of an input, which may not exist.
 
     Raises:
-        InputError: for an address, the ``-`` that stands for stdin elsewhere, no text at all, and
-            what the system takes for no name, such as one that is too long.
+        InputError: for an address, the ``-`` that stands for stdin elsewhere, no text at all, what
+            the system takes for no name, such as one that is too long, and what lies in a folder
+            that may not be entered.
     """
     text = os.fspath(name)
     if not text:
         raise InputError("the name of an input is empty; expected a file.")
     path, address = Path(text), _ADDRESS.match(text)
     try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
         raise InputError(f"{_short(text)}: cannot be read ({_reason(error)}).") from error
@@ -41,6 +42,29 @@ def local_path(name: str | os.PathLike[str]) -> Path:
             f"{text}: is an address, and only local files are read; download it first."
         )
     return path
+
+
+def require_file(name: str, *, option: str, expected: str, hint: str = "") -> None:
+    """Refuses an input that is no file or cannot be read.
+
+    Args:
+        name: what the user gave.
+        option: what it was given with.
+        expected: what it should be, such as ``a .safetensors checkpoint``.
+        hint: what to add where there is no such file.
+
+    Raises:
+        InputError: with the reason.
+    """
+    try:
+        path = local_path(name)
+    except InputError as error:
+        raise InputError(f"{option} {error}") from error
+    if not path.is_file():
+        what = "is no file" if os.path.lexists(path) else "no such file"
+        raise InputError(f"{option} {path}: {what}; expected {expected}.{hint}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{option} {path}: cannot be read (no permission).")
 
 
 def require_writable(path: Path, *, option: str = "") -> None:

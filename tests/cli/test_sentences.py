@@ -149,6 +149,7 @@ def test_a_precision_of_gpus_on_the_cpu(picture: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words", "status"),
     [
+        (["-o", "-"], "pictures go to files, not to stdout; give a name such as out.png", 1),
         (["-o", "out.xyz"], "names no known format; use one of .png", 1),
         (["-o", "out"], "no ending names a known format; use one of .png", 1),
         (["--quality", "50"], "PNG has no quality setting; leave --quality out", 1),
@@ -182,7 +183,13 @@ def test_what_is_wrong_with_the_last_picture_is_said_before_the_first(picture: P
         (["train", "--data", ".", "--out", "file"], "--out file: it is a file"),
         (["train", "--data", "absent", "--out", "run"], "absent: no such folder"),
         (["export", "fast", "-o", "file/graphs"], "--out file/graphs: cannot be made (Not a"),
+        (["train", "--data", "x" * 300], "File name too long"),
+        (["train", "--data", ".", "--init", "srresent"], "Did you mean 'srresnet'?"),
+        (["train", "--data", ".", "--init", "x" * 300], "File name too long"),
+        (["train", "--data", ".", "--vgg", "absent.pth"], "--vgg absent.pth: no such file"),
+        (["train", "--data", ".", "--config", "."], "--config .: is no file; expected settings"),
         (["export", "nosuch"], "neither a bundled model"),
+        (["export", "fast", "--verify", "x" * 300], "File name too long"),
         (["benchmark", "latency", "--out", "no/r.json"], "--out no/r.json: the folder no does"),
         (["benchmark", "quality", "--data", ".", "--out", "."], "--out .: is a folder"),
     ],

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from srtrt.errors import InputError, OutputError, UsageError
-from srtrt.paths import local_path, require_folder_writable, require_writable
+from srtrt.paths import (
+    local_path,
+    require_file,
+    require_folder_writable,
+    require_writable,
+)
 from srtrt.reports import ReportPlace
+from srtrt.runtime.image_files import find_images
 
 
 @pytest.mark.parametrize(
@@ -110,11 +116,15 @@ def test_folders_of_others(tmp_path: Path) -> None:
                 lambda: require_folder_writable(Path("hidden/new")),
                 lambda: require_writable(Path("hidden/new.json")),
                 lambda: require_folder_writable(Path("hidden")),
+                lambda: local_path("hidden/in.png"),
+                lambda: find_images(["hidden"]),
+                lambda: find_images(["hidden/*.png"]),
+                lambda: require_file("hidden/c.yaml", option="--config", expected="YAML"),
             ):
                 try:
                     refuse()
                     status = 1
-                except OutputError as error:
+                except (InputError, OutputError) as error:
                     status |= "ermission" not in str(error)
         except BaseException:
             status = 2

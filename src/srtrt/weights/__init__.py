@@ -19,4 +19,4 @@ FOLDER = Path(__file__).parent
 def bundled_checkpoint(name: str) -> Path | None:
     """The checkpoint of a bundled model, or None if there is none of that name."""
     path = FOLDER / f"{name}.safetensors"
-    return path if path.parent == FOLDER and path.is_file() else None
+    return path if name in PURPOSES and path.is_file() else None
