@@ -58,7 +58,8 @@ def upscale_video(
     Args:
         src: a plain local video file.
         dst: the output; its extension names the container (mp4, m4v, mov, mkv, webm). None is
-            ``<stem>_x4<extension>`` beside the source.
+            ``<stem>_x4<extension>`` beside the source; where that kind cannot be written, the first
+            of mp4, mov and mkv that takes every stream.
         model: name of a bundled model, or path of an exported one; ``auto`` is the bundled one
             that fits codec and bit rate of the source (:mod:`srtrt.runtime.video.choice`).
         backend: inference engine, or ``auto``.

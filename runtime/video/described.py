@@ -17,6 +17,8 @@ from srtrt.runtime.video.ffmpeg_errors import captured_log
 
 _STREAM = re.compile(r"^ +Stream #0:(\d+)(?:\[0x[0-9a-fA-F]+\])?(?:\([^)]*\))?: \w+: (\w+)(.*)$")
 _TAG = re.compile(r"\((.{4}) / 0x[0-9A-F]{8}\)")
+_SERVICE = re.compile(r"^ {6}service_name *: (.*)$", re.MULTILINE)
+_INVENTED = "Service01"
 _HEADINGS = 4
 """Deepest indentation of the headings under a stream; what is said of it is deeper."""
 
@@ -33,14 +35,23 @@ class Description:
     """One line for each kind of side data, its name first."""
 
 
+def service_names(container: InputContainer) -> list[str]:
+    """Names of the services of a transport stream; those that FFmpeg invents are left out."""
+    names = _SERVICE.findall(_described(container))
+    return [name.strip() for name in names if name.strip() not in ("", _INVENTED)]
+
+
+def _described(container: InputContainer) -> str:
+    with captured_log(av.logging.INFO):
+        return str(cast(Any, container).dumps_format())  # not in the stubs
+
+
 def describe_streams(container: InputContainer) -> dict[int, Description]:
     """Descriptions of the streams of an open file, by index."""
-    with captured_log(av.logging.INFO):
-        text = str(cast(Any, container).dumps_format())  # not in the stubs
     codecs: dict[int, tuple[str, str]] = {}
     side_data: dict[int, list[str]] = {}
     index, inside = -1, False
-    for line in text.splitlines():
+    for line in _described(container).splitlines():
         indent = len(line) - len(line.lstrip())
         if found := _STREAM.match(line):
             index, inside = int(found[1]), False

@@ -10,8 +10,8 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from av.video.stream import VideoStream
 
-from srtrt.runtime.video.described import describe_streams
-from srtrt.runtime.video.pyav import all_side_data
+from srtrt.runtime.video.described import describe_streams, service_names
+from srtrt.runtime.video.pyav import all_side_data, printable
 
 _HDR = "HDR metadata (mastering display, light levels, tone mapping) is not carried over."
 _DOLBY = "Dolby Vision metadata is not carried over; the output shows its base layer."
@@ -113,6 +113,9 @@ def stream_losses(stream: VideoStream) -> list[str]:
         lost.append(sentence)
     if description.tag in ("dvh1", "dvhe", "dva1", "dvav", "dav1") and not lost:
         lost.append(_DOLBY)
+    if names := service_names(stream.container):  # type: ignore[arg-type]
+        shown = ", ".join(f"'{printable(name)}'" for name in names)
+        lost.append(f"Names of the services in the transport stream are not carried over: {shown}.")
     return list(dict.fromkeys(lost))
 
 

@@ -332,6 +332,14 @@ def test_side_data_of_the_stream_is_named(small: Path, tmp_path: Path, name: str
     assert sum(words in note for note in [*listener.before, *listener.after]) == 1
 
 
+def test_names_of_services(tmp_path: Path) -> None:
+    plain = make_clip(tmp_path / "plain.ts")
+    named = make_clip(tmp_path / "named.ts", metadata={"service_name": "News\x1b[2J at 8"})
+    notes = [" ".join(upscale(clip, tmp_path / "out.mp4").notes) for clip in (plain, named)]
+    assert "service" not in notes[0]
+    assert r"are not carried over: 'News\x1b[2J at 8'." in notes[1]
+
+
 def test_timecodes_and_windows_of_mpeg2(tmp_path: Path) -> None:
     """Frames of MPEG-2 have both, often saying nothing."""
     timing: dict[str, Any] = {"pts": range(20), "time_base": Fraction(1, 25)}
