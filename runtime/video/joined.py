@@ -32,7 +32,7 @@ class JoinedParts:
     def packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
         """The packets of a container that is open, in its order; may be called again to go on."""
         joined = container.format.name in _FORMATS
-        for packet in container.demux():
+        for packet in pyav.packets(container):
             if joined:
                 self._place(packet)
             yield packet

@@ -114,7 +114,7 @@ def plausible_rate(path: Path, stream: VideoStream) -> Fraction:
         if rate is not None and 0 < rate <= 240:
             return rate
     with open_container(path) as container:
-        packets = itertools.islice(container.demux(container.streams[stream.index]), 50)
+        packets = itertools.islice(pyav.packets(container, container.streams[stream.index]), 50)
         times = sorted(t for p in packets if (t := packet_time(p)) is not None)
     if len(times) < 2 or times[0] == times[-1]:
         return Fraction(25)

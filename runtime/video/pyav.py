@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.sidedata.sidedata import Type as SideData
+from av.stream import Stream
 
 from srtrt.packages import broken, untried
 
@@ -66,6 +69,18 @@ def fraction(value: Any) -> Fraction | None:
 def seconds(ticks: int, time_base: Any) -> Fraction:
     """Exactly ``ticks`` times ``time_base``; zero if that is unknown."""
     return ticks * (fraction(time_base) or Fraction(0))
+
+
+def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """Packets of a file in its order, of all or some streams, then an empty one of each stream.
+
+    Streams that appear only while it is read have none.
+    """
+    try:
+        yield from container.demux(*streams)
+    except IndexError:
+        # PyAV looks for the streams that appeared among those it knows, after all is read.
+        return
 
 
 def chapters(container: InputContainer) -> list[dict[str, Any]]:

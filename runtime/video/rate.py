@@ -9,6 +9,7 @@ from av.container import InputContainer
 
 from srtrt.errors import InputError
 from srtrt.runtime.video.opening import open_container
+from srtrt.runtime.video.pyav import packets
 
 _PACKETS = 250
 """Packets counted at each place; a key frame interval of the usual encoders."""
@@ -49,7 +50,7 @@ def _packet_sizes(container: InputContainer, stream_index: int) -> list[int]:
     """Bytes of the next packets of a stream."""
     sizes: list[int] = []
     read = 0
-    for packet in container.demux():
+    for packet in packets(container):
         read += packet.size
         if packet.stream.index == stream_index and packet.size:
             sizes.append(packet.size)

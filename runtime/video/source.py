@@ -14,6 +14,7 @@ from av.stream import Discard
 from srtrt.errors import InputError, TruncatedInputError
 from srtrt.runtime.video import pyav, sniff
 from srtrt.runtime.video.colour_tags import ColourTags, resolve_colour
+from srtrt.runtime.video.described import describe_streams
 from srtrt.runtime.video.early_end import End, why
 from srtrt.runtime.video.facts import Step, VideoFacts, frame_notes
 from srtrt.runtime.video.frame_times import FrameTimes, shown_by_decoding, ticks_per_frame
@@ -182,6 +183,14 @@ class VideoSource:
             yield from self._copied_until_end()
         if self.damage is None:
             self._changed(frames, max_frames)
+        known = len(self.container.streams)
+        late = [
+            f"{i} ({d.codec})" for i, d in describe_streams(self.container).items() if i >= known
+        ]
+        if late:
+            self._note_once(
+                f"Streams that appear only later in the source are left out: {', '.join(late)}."
+            )
 
     def _changed(self, frames: int, max_frames: int | None) -> bool:
         """Whether the file is another than it was; what is appended after a part is not read."""

@@ -25,6 +25,7 @@ from srtrt.errors import BrokenPackageError
 from srtrt.runtime.video import pyav
 from srtrt.runtime.video.opening import OPEN_OPTIONS
 from srtrt.runtime.video.siting import read_siting
+from srtrt.runtime.video.source import VideoSource
 
 LATIN_1 = "caf\udce9 \udcfcber"
 """``café über`` in Latin-1, as PEP 383 carries its bytes."""
@@ -107,16 +108,43 @@ def test_pictures_with_exif_in_a_video(tmp_path: Path) -> None:
     assert len(kinds) >= 3
 
 
-def test_spatial_video(tmp_path: Path) -> None:
-    """Its frames carry a kind of side data that older PyAVs do not know."""
+def spatial_video() -> Path:
     clip = Path(__file__).parents[3] / "shared/data/video/water_180_mvhevc_5frames.mov"
     if not clip.exists():
         pytest.skip(f"{clip} is not on this machine")
+    return clip
+
+
+def test_spatial_video_is_read() -> None:
+    """Its frames carry a kind of side data that older PyAVs do not know."""
+    with VideoSource(spatial_video()) as source:
+        assert sum(step.frame is not None for step in source.steps()) == 5
+        assert any("the other is not carried over" in note for note in source.notes)
+
+
+@pytest.mark.slow
+def test_spatial_video_is_upscaled(tmp_path: Path) -> None:
     options = ("--max-frames", "2", "--preset", "ultrafast", "-o", tmp_path / "out.mp4")
-    done = upscale(clip, *options)
+    done = upscale(spatial_video(), *options)
     assert done.exit_code == 0, done.output
-    assert "the other is not carried over" in done.stderr
     assert len(read_facts(tmp_path / "out.mp4").times) == 2
+
+
+def test_a_stream_that_appears_only_later(tmp_path: Path) -> None:
+    times, tick = range(0, 40000, 400), Fraction(1, 1000)
+    clip = make_clip(tmp_path / "in.flv", pts=times, time_base=tick, options={"bf": "0"})
+    data = bytearray(clip.read_bytes())
+    tags, place = [], 13
+    while place < len(data):
+        tags.append(place)
+        place += 15 + int.from_bytes(data[place + 1 : place + 4], "big")
+    assert data[tags[-2]] == 9
+    data[tags[-2]] = 8  # sound
+    clip.write_bytes(data)
+    done = upscale(clip, "-o", tmp_path / "out.mp4")
+    assert done.exit_code == 0, done.output
+    assert "Streams that appear only later in the source are left out: 1 (" in done.stderr
+    assert len(read_facts(tmp_path / "out.mp4").times) >= 98
 
 
 def test_rational_numbers_of_every_pyav_become_exact_fractions() -> None:
