@@ -80,7 +80,8 @@ def test_prune_removes_what_cannot_be_used(
 
 
 def test_a_folder_whose_name_is_too_long_is_a_sentence(cache: EngineCache) -> None:
-    cache.folder = cache.folder / ("n" * 300)
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    cache.folder /= "n" * 300
     for arguments in (("list",), ("explain", "x"), ("prune",)):
         done = run(cache, *arguments)
         assert isinstance(done.exception, InputError)
