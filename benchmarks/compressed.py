@@ -15,8 +15,8 @@ from av.video.stream import VideoStream
 from srtrt.benchmarks.quality import Picture, Upscale, mean_figures, open_upscalers
 from srtrt.datasets import list_images, read_rgb8
 from srtrt.errors import InputError, UsageError
-from srtrt.files import open_plain
 from srtrt.metrics import mod_crop, psnr_y, ssim_y
+from srtrt.reading import open_plain
 from srtrt.resample import resize_bicubic
 from srtrt.runtime.video.codecs import quiet_svt
 from srtrt.runtime.video.pyav import METADATA

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from srtrt.errors import InputError, MissingPackageError
-from srtrt.files import open_plain
 from srtrt.networks.state_dict import read_state_dict
+from srtrt.reading import open_plain
 
 NETWORK_FILE = "squeezenet1_1_imagenet_notop.h5"
 WEIGHTS_FILE = "lpips_lin_v0.1_squeeze.pth"

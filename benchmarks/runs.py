@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from srtrt.errors import InputError, MissingPackageError
-from srtrt.files import read_plain, require_folder
 from srtrt.plain_data import DataError, read_json
+from srtrt.reading import read_plain, require_folder
 
 METHODS = {
     "pixelshuffle": "Pixel Shuffler",

@@ -12,7 +12,8 @@ from onnx import ModelProto
 from srtrt.canonical import graph_sha256
 from srtrt.errors import ModelError, ParityError
 from srtrt.export.sensitivity import choose_layers
-from srtrt.graph import REDUCED_TYPES, dress, load_graph, read_spec, to_typed
+from srtrt.graph import REDUCED_TYPES, dress, load_graph, to_typed
+from srtrt.graph_spec import read_spec
 from srtrt.runtime.models import Model
 from srtrt.runtime.parity import (
     GATES,

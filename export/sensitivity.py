@@ -14,7 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from srtrt.errors import ParityError
 from srtrt.export.running import run_graph
 from srtrt.forms import LR
-from srtrt.graph import REDUCED_TYPES, element_types, layer_name, network_nodes, to_typed
+from srtrt.graph import REDUCED_TYPES, element_types, layer_name, to_typed
+from srtrt.graph_spec import network_nodes
 from srtrt.runtime.parity import Picture
 from srtrt.spec import ModelSpec, Precision
 from srtrt.twin import float32_twin

@@ -12,8 +12,9 @@ from pathlib import Path
 from onnx import ModelProto
 
 from srtrt.errors import InputError, ModelError
-from srtrt.graph import REDUCED_TYPES, dress, load_graph, read_spec, to_typed
+from srtrt.graph import REDUCED_TYPES, dress, load_graph, to_typed
 from srtrt.graph_check import check_model
+from srtrt.graph_spec import read_spec
 from srtrt.nearest import did_you_mean
 from srtrt.paths import local_path
 from srtrt.spec import PRECISIONS, Form, ModelSpec, Precision

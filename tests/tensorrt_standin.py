@@ -19,7 +19,7 @@ import onnxruntime
 import pytest
 from engine_support import GPU, RTX
 
-from srtrt.graph import read_spec
+from srtrt.graph_spec import read_spec
 from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines import gpu as gpu_module

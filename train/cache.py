@@ -29,10 +29,11 @@ from torch import Tensor
 
 from srtrt.datasets import read_rgb8
 from srtrt.errors import InputError, OutputError, TrainingError, UsageError
-from srtrt.files import cache_folder, file_sha256, read_plain, replace_when_complete, stale_parts
+from srtrt.files import cache_folder, file_sha256, replace_when_complete, stale_parts
 from srtrt.images import ERROR_STREAM, MAX_PIXELS, READABLE
 from srtrt.locks import locked
 from srtrt.plain_data import DataError, read_json_object, shown
+from srtrt.reading import read_plain
 
 FORMAT = 1
 """Version of the index. A cache of another version is rebuilt."""

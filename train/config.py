@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from srtrt.errors import InputError, UsageError
-from srtrt.files import read_plain
 from srtrt.networks.generator import GeneratorConfig
 from srtrt.plain_data import DataError, shown
+from srtrt.reading import read_plain
 from srtrt.train.degrade import DegradationConfig
 from srtrt.train.yaml_data import MAX_YAML_BYTES, read_yaml
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from srtrt.datasets import IMAGE_SUFFIXES
 from srtrt.errors import InputError
-from srtrt.files import require_folder
+from srtrt.reading import require_folder
 
 Split = Literal["train", "valid"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srtrt.files import read_plain
 from srtrt.plain_data import DataError, read_json
+from srtrt.reading import read_plain
 
 MAX_BYTES = 1 << 30
 """Largest log that is read: about four million lines."""

@@ -14,9 +14,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from srtrt.errors import InputError, OutputError, TrainingError, first_line
-from srtrt.files import open_plain, replace_when_complete
+from srtrt.files import replace_when_complete
 from srtrt.networks.generator import Generator
 from srtrt.plain_data import DataError, read_json_object, shown
+from srtrt.reading import open_plain
 
 STATE_KEY = "srtrt.training_state"
 """Metadata key under which the facts of a state are stored as JSON."""

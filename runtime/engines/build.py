@@ -21,8 +21,9 @@ from srtrt.errors import (
     first_line,
     foreign,
 )
-from srtrt.graph import layer_name, read_spec
+from srtrt.graph import layer_name
 from srtrt.graph_check import check_model
+from srtrt.graph_spec import read_spec
 from srtrt.runtime.engines.flavour import (
     Flavour,
     is_out_of_memory,

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from srtrt.canonical import graph_sha256
 from srtrt.errors import BackendError, foreign
-from srtrt.graph import read_spec
+from srtrt.graph_spec import read_spec
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import InputError
-from srtrt.files import require_folder
 from srtrt.images import read_image
 from srtrt.metrics import mod_crop
+from srtrt.reading import require_folder
 from srtrt.resample import resize_bicubic
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})

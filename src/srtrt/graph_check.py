@@ -27,8 +27,8 @@ from onnx import (
 )
 
 from srtrt.errors import InputError, ModelError, first_line, foreign
-from srtrt.files import read_plain
 from srtrt.plain_data import shown
+from srtrt.reading import read_plain
 
 MAX_FILE_BYTES = 1 << 29
 """Largest file that is read."""

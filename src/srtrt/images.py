@@ -25,8 +25,9 @@ from PIL import Image, UnidentifiedImageError
 
 from srtrt.errors import InputError, OutputError, SrtrtError, first_line, foreign
 from srtrt.exif import ORIENTATION, exif_of_size, upright_exif
-from srtrt.files import open_plain, replace_when_complete
+from srtrt.files import replace_when_complete
 from srtrt.image_codecs import PNG_SIGNATURE, decode_16_bit, encode_png_16, encode_tiff
+from srtrt.reading import open_plain
 
 Samples: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
 

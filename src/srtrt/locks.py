@@ -22,8 +22,9 @@ import psutil
 from filelock import lock_descriptor
 
 from srtrt.errors import InputError, OutputError
-from srtrt.files import cache_folder, make_own_folder, read_plain, stale_parts
+from srtrt.files import cache_folder, make_own_folder, stale_parts
 from srtrt.plain_data import read_json_object
+from srtrt.reading import read_plain
 
 _HINT = "Set SRTRT_CACHE to a folder on a local disk that can be written."
 _LONGEST_COMMAND = 160

@@ -17,7 +17,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from srtrt.errors import ModelError
-from srtrt.graph import load_graph, read_spec
+from srtrt.graph import load_graph
+from srtrt.graph_spec import read_spec
 from srtrt.reach import Reach, network_reach
 from srtrt.runtime.models import bundled_models, find_model, weights_folder
 from srtrt.runtime.session import open_session
@@ -217,3 +218,11 @@ def test_no_pixel_sees_farther_than_its_reach(layers: list[Any], place: int) -> 
     changed = np.flatnonzero((np.abs(before - after) > 1e-4).any((0, 1, 2)))
     seen = [int(x / found.scale) for x in changed]
     assert all(abs(x - place) <= found.radius for x in seen)
+
+
+@pytest.mark.parametrize("features", [1, 9, 65_536])
+def test_a_spec_that_claims_other_features_is_refused(graph: ModelProto, features: int) -> None:
+    """They decide how large tiles may be."""
+    config = spec_of(graph)["config"] | {"features": features}
+    with pytest.raises(ModelError, match=f"says {features} features, and its network has 8"):
+        read_spec(claiming(graph, config=config), "x.onnx")

@@ -89,7 +89,7 @@ def _tensorrt(case: Case) -> None:
     def build(graph: bytes, shape: EngineShape, *_: Any, **__: Any) -> BuiltEngine:
         from onnx import ModelProto
 
-        from srtrt.graph import read_spec
+        from srtrt.graph_spec import read_spec
 
         plan = hashlib.sha256(graph).digest() * 100
         standin.graphs[hashlib.sha256(plan).hexdigest()] = (graph, shape)

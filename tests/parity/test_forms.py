@@ -10,7 +10,8 @@ import pytest
 
 from srtrt.colour import YuvColour
 from srtrt.errors import InputError, ModelError, ParityError
-from srtrt.graph import dress, load_graph, read_spec, to_typed
+from srtrt.graph import dress, load_graph, to_typed
+from srtrt.graph_spec import read_spec
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import (

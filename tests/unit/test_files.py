@@ -17,15 +17,9 @@ from typing import Any
 import pytest
 
 from srtrt.errors import InputError, OutputError
-from srtrt.files import (
-    PartFile,
-    make_own_folder,
-    read_plain,
-    replace_when_complete,
-    stale_parts,
-    write_text,
-)
+from srtrt.files import PartFile, make_own_folder, replace_when_complete, stale_parts, write_text
 from srtrt.locks import locked, output_claimed
+from srtrt.reading import read_plain
 
 JOB = """
 import sys, time

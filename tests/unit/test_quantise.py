@@ -19,7 +19,8 @@ from srtrt.export.pairs import prepared
 from srtrt.export.quantise import FIRST, Residual, quantise_network
 from srtrt.export.quantised import MOST_PICTURES, calibration_pictures, quantised_graph
 from srtrt.export.rounding import FP8, INT8, covariance, round_weight, weight_scales
-from srtrt.graph import dress, load_graph, read_spec, save_graph
+from srtrt.graph import dress, load_graph, save_graph
+from srtrt.graph_spec import read_spec
 from srtrt.metrics import psnr
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.networks.generator import GeneratorConfig

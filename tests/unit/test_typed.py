@@ -18,7 +18,8 @@ from srtrt.errors import ModelError, ParityError
 from srtrt.export.api import export_model
 from srtrt.export.onnx_graph import network_graph
 from srtrt.export.sensitivity import activation_ranges, choose_layers, layer_damage, run_graph
-from srtrt.graph import dress, element_types, layer_name, load_graph, read_spec, to_typed
+from srtrt.graph import dress, element_types, layer_name, load_graph, to_typed
+from srtrt.graph_spec import read_spec
 from srtrt.networks.checkpoint import generator_state, load_checkpoint, make_spec, save_checkpoint
 from srtrt.networks.generator import Generator, GeneratorConfig
 from srtrt.runtime.models import Model, find_model

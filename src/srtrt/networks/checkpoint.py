@@ -15,9 +15,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from srtrt.errors import InputError, ModelError, OutputError, first_line
-from srtrt.files import open_plain, replace_when_complete
+from srtrt.files import replace_when_complete
 from srtrt.networks.generator import Generator, GeneratorConfig
 from srtrt.plain_data import shown
+from srtrt.reading import open_plain
 from srtrt.spec import SPEC_KEY, ModelSpec
 
 MAX_FILE_BYTES = 1 << 29

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from srtrt.errors import InputError
-from srtrt.files import open_plain
 from srtrt.plain_data import shown
+from srtrt.reading import open_plain
 
 _UNREADABLE = (
     ArithmeticError,
