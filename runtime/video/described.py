@@ -15,7 +15,9 @@ from av.container import InputContainer
 
 from srtrt.runtime.video.ffmpeg_errors import captured_log
 
-_STREAM = re.compile(r"^ +Stream #0:(\d+)(?:\[0x[0-9a-fA-F]+\])?(?:\([^)]*\))?: \w+: (\w+)(.*)$")
+_STREAM = re.compile(
+    r"^ +Stream #0:(\d+).*?: (?:Video|Audio|Subtitle|Data|Attachment|Unknown): (\w+)(.*)$"
+)
 _TAG = re.compile(r"\((.{4}) / 0x[0-9A-F]{8}\)")
 _SERVICE = re.compile(r"^ {6}service_name *: (.*)$", re.MULTILINE)
 _INVENTED = "Service01"
@@ -64,6 +66,6 @@ def describe_streams(container: InputContainer) -> dict[int, Description]:
         elif inside:
             side_data.setdefault(index, []).append(line.strip())
     return {
-        index: Description(codec, tag, tuple(side_data.get(index, ())))
-        for index, (codec, tag) in codecs.items()
+        index: Description(*codecs.get(index, ("unknown", "")), tuple(side_data.get(index, ())))
+        for index in (stream.index for stream in container.streams)
     }

@@ -84,7 +84,7 @@ def plan_streams(source: VideoSource, muxer: str, options: VideoOptions) -> Stre
     for stream in container.streams:
         if stream.index == video_index:
             continue
-        description = descriptions.get(stream.index) or Description("unknown", "", ())
+        description = descriptions[stream.index]
         what = f"stream {stream.index} ({describe(stream, description.codec)})"
         if stream.type not in ("audio", "subtitle", "attachment", "video"):
             if not _is_kept_otherwise(stream, description, container):

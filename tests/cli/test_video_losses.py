@@ -193,6 +193,16 @@ def test_marks_languages_and_chapters_are_named(small: Path, tmp_path: Path) -> 
     assert not any("does not keep" in n for n in upscale(source, tmp_path / "out.mkv").notes)
 
 
+@pytest.mark.parametrize("language", ["e)(x: Video: h264", "a\nb", "\x1b[2J", "en-US"])
+def test_languages_that_are_none(small: Path, tmp_path: Path, language: str) -> None:
+    source = remux(small, tmp_path / "in.mkv", stream_metadata={"language": language})
+    with av.open(str(source)) as clip:
+        assert clip.streams[0].language == language
+    report = upscale(source, tmp_path / "out.mp4")
+    assert any("language '" in note for note in report.notes)
+    assert " ".join(report.notes).isprintable()
+
+
 def test_a_stream_that_begins_after_the_part_is_named(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", pts=range(0, 60000, 3000), audio="aac")
     with av.open(str(clip)) as source, av.open(str(tmp_path / "in.mp4"), "w") as file:
