@@ -25,6 +25,9 @@ Losses = dict[str, list[str]]
 _SHOWN = 40
 """Characters of a value that are shown."""
 
+_KEY = 200
+"""The same of a key."""
+
 _MILLISECOND = Fraction(1, 1000)
 
 _BIBLIOGRAPHIC = {
@@ -194,9 +197,12 @@ def _lost_keys(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]
         # FFmpeg tells a text that has a language twice, as "title" and as "title-eng".
         names = [key, base] if before.get(base) == value else [key]
         if not any(_same(key, value, found.get(_plain(name))) for name in names):
-            shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
-            lost.append(f"{printable(key)} '{printable(shown)}'")
+            lost.append(f"{_short(key, _KEY)} '{_short(value, _SHOWN)}'")
     return lost
+
+
+def _short(text: str, length: int) -> str:
+    return printable(text if len(text) <= length else f"{text[:length]}...")
 
 
 def _plain(key: str) -> str:
@@ -227,7 +233,7 @@ def _lost_of_chapters(before: list[Any], after: list[Any]) -> list[str]:
     for a, b in zip(before, after, strict=True):
         found = {_plain(key): value for key, value in b["metadata"].items()}
         lost.update(
-            printable(key)
+            _short(key, _KEY)
             for key, value in a["metadata"].items()
             if found.get(_plain(key)) != value
         )
