@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,9 +32,11 @@ from srtrt.runtime.video.ffmpeg_errors import captured_log, reason, writing
 from srtrt.runtime.video.opening import packet_time
 from srtrt.runtime.video.pyav import METADATA
 from srtrt.runtime.video.streams import single_frames
+from srtrt.runtime.words import duration as duration_in_words
 
 SCALE = 4
 _MAX_FIXED = 2**31 - 1
+_WIDE_SECONDS = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +173,22 @@ class VideoSink:
                 self._durations.pop(packet.pts or 0, None)
                 self.packets_written += 1
                 self.bytes_written += packet.size
-                self._file.mux_one(packet)
+                try:
+                    self._file.mux_one(packet)
+                except av.error.PatchWelcomeError as error:
+                    self._refuse_wide_gap(error)
+                    raise
+
+    def _refuse_wide_gap(self, error: av.FFmpegError) -> None:
+        """MP4 and QuickTime count what lies between frames in 32 bits."""
+        gaps = [(b - a, n) for n, (a, b) in enumerate(itertools.pairwise(self.times), 1)]
+        gap, number = max(gaps, default=(Fraction(0), 0))
+        if gap > _WIDE_SECONDS:
+            raise OutputError(
+                f"{self.plan.final} cannot be written: frame {number} of the source is shown "
+                f"{duration_in_words(float(gap))} after the one before, more than a "
+                f"{self.plan.container.suffix} file can say. Name an output that ends in .mkv."
+            ) from error
 
     def _release(self, until: Fraction | None) -> None:
         kept: deque[Packet[Any]] = deque()

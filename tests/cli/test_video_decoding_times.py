@@ -132,3 +132,13 @@ def test_an_encoder_that_reorders_further_than_it_said_is_refused() -> None:
     times.timed([_Packet(pts) for pts in range(20)], drained=False)  # type: ignore[misc]
     with pytest.raises(OutputError, match="reorders frames"):
         times.timed([_Packet(pts) for pts in (25, 20)], drained=False)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_frames_that_lie_too_far_apart(tmp_path: Path, suffix: str) -> None:
+    day = 24 * 3600 * 90_000
+    clip = make_clip(tmp_path / "in.nut", pts=[0, 3000, 6000, day, day + 3000])
+    with pytest.raises(OutputError, match=r"frame 3 of the source is shown 1 day after .*\.mkv"):
+        upscale_video(clip, tmp_path / f"out{suffix}", session_factory=NearestSession)
+    report = upscale_video(clip, tmp_path / "out.mkv", session_factory=NearestSession)
+    assert report.frames == 5
