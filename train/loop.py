@@ -29,6 +29,7 @@ from srtrt.train.config import TrainConfig
 from srtrt.train.data import Batches
 from srtrt.train.distributed import World
 from srtrt.train.looking import RunView
+from srtrt.train.memory import memory_errors_said
 from srtrt.train.pictures import Pictures
 from srtrt.train.precision import Arithmetic
 from srtrt.train.run_folder import BEST, CHECKPOINT, LOG, Counters, RunFolder
@@ -86,6 +87,7 @@ class TrainingResult:
 class Trainer:
     """One run: networks, batches, schedule, and the folder that keeps it."""
 
+    @memory_errors_said
     def __init__(
         self,
         config: TrainConfig,
@@ -113,7 +115,7 @@ class Trainer:
             world: the processes that train together; by default this one alone.
 
         Raises:
-            TrainingError: if ``init`` or ``content`` does not fit.
+            TrainingError: if ``init`` or ``content`` does not fit, or memory runs out.
         """
         self.world = world or World()
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -194,6 +196,7 @@ class Trainer:
         flat = {f"{s}.{k}": v for s, values in settings.items() for k, v in values.items()}
         return {**flat, "pictures": self.pictures.cache.sha256}
 
+    @memory_errors_said
     def run(
         self,
         *,
@@ -203,7 +206,8 @@ class Trainer:
         """Trains to the end, or until ``should_stop`` says so between two updates, and saves.
 
         Raises:
-            TrainingError: if the loss is no longer finite or explodes; saved states stay usable.
+            TrainingError: if the loss is no longer finite or explodes, or memory runs out; saved
+                states stay usable.
             OutputError: if a file cannot be written; saved states stay usable.
         """
         view = self._open_folder()

@@ -279,3 +279,15 @@ def test_an_absent_device_is_refused(picture_folder: Path, tmp_path: Path) -> No
     assert result.exit_code == 2
     assert "sees no CUDA device" in result.output
     assert train("--data", picture_folder, "--device", "abacus").exit_code == 2
+
+
+def test_settings_that_do_not_fit_into_memory_are_a_sentence(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr("srtrt.train.loop.Trainer._loop", ends)
+    done = train("--data", picture_folder, "--out", tmp_path / "run", *with_settings())
+    assert done.exit_code == 1
+    assert "not enough memory for these settings. Set a smaller data.batch" in done.output

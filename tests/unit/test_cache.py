@@ -15,6 +15,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import cv2
 import numpy as np
@@ -394,3 +395,49 @@ def test_cache_folder_follows_the_environment(
     assert cache_folder("pictures") == tmp_path / "own/pictures"
     open_cache(files, least=8)
     assert names(tmp_path / "own/pictures") == [".json", ".lock", ".u8"]
+
+
+def test_only_formats_that_are_read_are_tried(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow has decoders of many more, some of which start other programs."""
+    Image.init()
+    asked: list[str] = []
+
+    def accept(prefix: bytes) -> bool:
+        asked.append("accept")
+        return True
+
+    def opens(file: Any, name: Any) -> Any:
+        asked.append("open")
+        raise SyntaxError("not mine")
+
+    monkeypatch.setitem(Image.OPEN, "SPY", (opens, accept))
+    monkeypatch.setattr(Image, "ID", ["SPY", *Image.ID])
+    odd = tmp_path / "in" / "odd.png"
+    Image.fromarray(noise(40, 40, 1)).save(odd, "GIF")
+    cache = open_cache([*files[:2], odd], least=12, folder=tmp_path / "c")
+    assert [path for path, _ in cache.skipped] == [odd]
+    assert asked == []
+
+
+def test_an_index_that_claims_other_places_is_not_believed(
+    files: list[Path], tmp_path: Path
+) -> None:
+    open_cache(files, least=12, folder=tmp_path / "c")
+    (index,) = (tmp_path / "c").glob("*.json")
+    good = json.loads(index.read_text())
+    for change in (
+        {"offset": 3}, {"height": -1}, {"width": 0}, {"height": 1.5}, {"skipped": 7},
+        {"skipped": "all of it"},
+    ):  # fmt: skip
+        body = json.loads(json.dumps(good))
+        del body["check"]
+        for entry in body["files"]:
+            entry.update(change)
+        text = json.dumps(body, sort_keys=True)
+        body["check"] = hashlib.sha256(text.encode()).hexdigest()
+        index.write_text(json.dumps(body))
+        cache = open_cache(files, least=12, folder=tmp_path / "c")
+        assert cache.rebuilt_because == "rebuilt because its index is damaged"
+        same_pictures(cache, files)
