@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 """What says a sentence."""
 
+_LONGEST_NAME = 100
+"""Characters of a model's name, of which exported files are called."""
+
 _MODULES = ("srtrt.train.loop", "srtrt.train.pictures", "srtrt.train.distributed")
 """What the command imports that takes seconds."""
 
@@ -73,6 +76,8 @@ def train(
     grids and TensorBoard files. Several processes: torchrun --nproc-per-node N -m srtrt.cli train.
     """
     folder = Path(out)
+    if not (0 < len(name) <= _LONGEST_NAME and name.isprintable()):
+        raise UsageError(f"--name {name!r}: expected 1 to {_LONGEST_NAME} printable characters.")
     _check_places(folder, data, val)
     _check_files(config, init, vgg)
     if preset is not None and config is not None:

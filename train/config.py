@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from srtrt.errors import InputError, UsageError
+from srtrt.nearest import did_you_mean
 from srtrt.networks.generator import GeneratorConfig
 from srtrt.plain_data import DataError, shown
 from srtrt.reading import read_plain
@@ -241,6 +242,7 @@ def preset(name: str) -> TrainConfig:
     if name not in preset_names():
         raise UsageError(
             f"--preset {shown(name)}: unknown; expected one of {', '.join(preset_names())}."
+            f"{did_you_mean(name, preset_names())}"
         )
     return _parse((_presets() / f"{name}.yaml").read_bytes(), f"preset {name}")
 

@@ -207,6 +207,19 @@ def test_places_are_checked_before_pytorch_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("name", ["", "x" * 101, "two\nlines", "\x1b[2J"])
+def test_a_name_that_no_model_can_have(tmp_path: Path, name: str) -> None:
+    done = run("train", "--data", tmp_path, "--out", tmp_path / "run", "--name", name)
+    assert "expected 1 to 100 printable characters" in sentence(done, status=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_preset_of_training(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    done = run("train", "--data", tmp_path, "--out", tmp_path / "run", "--preset", "pnsr")
+    assert "Did you mean 'psnr'?" in sentence(done, status=2)
+
+
 def test_a_mistyped_setting_of_training(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     done = run("train", "--data", tmp_path, "--out", tmp_path / "run", "--set", "data.bacth=4")
