@@ -26,21 +26,14 @@ from fuzz import stand_ins
 from fuzz.case import Case
 from support import REPOSITORY
 
+from srtrt import packages
+from srtrt.errors import SrtrtError
+
 MEMORY_BYTES = 6 << 30
 WALL_SECONDS = 20.0
 _MOST_OUTPUT = 1 << 20
 _HEAVY = (
-    *(
-        "av",
-        "cv2",
-        "onnx",
-        "onnxruntime",
-        "openvino",
-        "torch",
-        "torch.onnx",
-        "torch._dynamo",
-        "yaml",
-    ),
+    *("av", "cv2", "onnx", "onnxruntime", "torch", "torch.onnx", "torch._dynamo", "yaml"),
     *("safetensors.torch", "matplotlib.pyplot", "PIL.Image", "torch.utils.tensorboard"),
     *("tensorboard.summary.writer.event_file_writer", "networks", "video_clips"),
 )
@@ -65,11 +58,11 @@ class Outcome:
 
 def import_everything() -> None:
     """Imports what commands would import, so that children need not."""
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"
     for name in _HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    with contextlib.suppress(SrtrtError):
+        packages.import_openvino()
     for part in ("", "train", "export", "runtime"):
         folder = REPOSITORY / (part or "src/srtrt")
         for path in sorted(folder.rglob("*.py")):
@@ -82,9 +75,8 @@ def import_everything() -> None:
     Image.init()
     gc.collect()
     gc.freeze()  # so that children do not copy what they never touch
-    tasks = len(list(Path("/proc/self/task").iterdir()))
-    if tasks > 1 or threading.active_count() > 1:
-        print(f"note: {tasks} threads run before the first fork", file=sys.stderr)
+    if threading.active_count() > 1:
+        print(f"note: these threads run before a fork: {threading.enumerate()}", file=sys.stderr)
 
 
 @dataclass

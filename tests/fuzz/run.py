@@ -31,6 +31,8 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"  # threads do not survive a fork
 
 from fuzz import forks, opened
 from fuzz.case import Case, Corpus, seeded
