@@ -49,7 +49,10 @@ def _described(container: InputContainer) -> str:
 
 
 def describe_streams(container: InputContainer) -> dict[int, Description]:
-    """Descriptions of the streams of an open file, by index."""
+    """Descriptions of the streams of an open file, by index.
+
+    Among them are those that appeared while it was read, which PyAV does not know.
+    """
     codecs: dict[int, tuple[str, str]] = {}
     side_data: dict[int, list[str]] = {}
     index, inside = -1, False
@@ -67,5 +70,5 @@ def describe_streams(container: InputContainer) -> dict[int, Description]:
             side_data.setdefault(index, []).append(line.strip())
     return {
         index: Description(*codecs.get(index, ("unknown", "")), tuple(side_data.get(index, ())))
-        for index in (stream.index for stream in container.streams)
+        for index in sorted({*codecs, *(stream.index for stream in container.streams)})
     }
