@@ -32,6 +32,9 @@ from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import load_runtime_cache, save_runtime_cache
 from srtrt.runtime.engines.identity import EngineKey
 from srtrt.runtime.engines.record import BuiltEngine, read_engine, sidecar_path
+from srtrt.runtime.engines.stored import read_record, write_record
+from srtrt.runtime.engines.tuning import read_choice, write_choice
+from srtrt.runtime.ring import RingOptions
 
 WORKER = """
 import sys
@@ -350,3 +353,78 @@ def test_the_runtime_cache_is_kept_and_a_bad_one_is_discarded(
     assert cache.leftovers() == []
     assert cache.remove(made.path)
     assert list(cache.folder.iterdir()) == []
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("built", "a text"),
+    ("built", {"level": "high"}),
+    ("built", {"shape": [8, 8]}),
+    ("key", []),
+    ("key", {"gpu": {"name": "x"}}),
+    ("parity", 99.0),
+    ("verified_on", "here"),
+    ("engine_bytes", True),
+    ("created", "yesterday"),
+    ("spec", None),
+    ("srtrt", 1),
+    ("more", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
+def test_a_sidecar_with_other_fields_is_damaged(
+    name: str, value: Any, cache: EngineCache, key: EngineKey, build: Builder
+) -> None:
+    """Whoever can write it can also compute its checksum."""
+    made = cache.get_or_build(key, build, accept)
+    values = read_record(sidecar_path(made.path))
+    write_record(sidecar_path(made.path), {**values, name: value})
+    with pytest.raises(BackendError, match=rf"engine\.json is damaged: .*{name}"):
+        read_engine(made.path)
+    (entry,) = cache.entries()
+    assert entry.problem is not None
+    again = cache.get_or_build(key, build, accept)
+    assert again.note is not None
+    assert "is damaged" in again.note
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"streams": 2', '"streams": 3'),
+        lambda text: text[:-20],
+        lambda _: "[" * 100_000,
+        lambda _: "null",
+        lambda _: '{"key_sha256": NaN}',
+        lambda text: text.replace("ring", "\ud800", 1),
+    ],
+)
+def test_a_damaged_choice_is_not_used_and_said(
+    damage: Callable[[str], str], cache: EngineCache, key: EngineKey
+) -> None:
+    ring = RingOptions(streams=2, slots=4)
+    path = write_choice(cache, key, ring, [])
+    assert read_choice(cache, key) == (ring, None)
+    path.write_bytes(damage(path.read_text()).encode(errors="surrogatepass"))
+    found, reason = read_choice(cache, key)
+    assert found is None
+    assert reason is not None
+    assert f"{path.name} is damaged" in reason
+
+
+@pytest.mark.parametrize(
+    "ring", [None, 7, {}, {"streams": "2"}, {"streams": True}, {"streams": 0}, {"streams": 10**6}]
+)
+def test_a_choice_that_is_none_is_not_used_and_said(
+    ring: Any, cache: EngineCache, key: EngineKey
+) -> None:
+    path = write_choice(cache, key, RingOptions(), [])
+    values = read_record(path)
+    usual = values["ring"]
+    write_record(
+        path, {**values, "ring": usual | ring if isinstance(ring, dict) and ring else ring}
+    )
+    found, reason = read_choice(cache, key)
+    assert found is None
+    assert reason is not None
+    assert reason.startswith(f"{path.name} is damaged: ")
