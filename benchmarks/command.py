@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ _OUT = click.option(
 _FORM = click.option(
     "--io", "form", type=OneOf(["rgb8", "yuv420p8"]), default="rgb8", show_default=True
 )
+_LARGEST_SIDE = 4096
+"""LR pixels; the result has 16 times as many."""
+
 _DEFAULT_ENGINES = ("torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-bf16")
 
 
@@ -440,10 +444,13 @@ def _engines(
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, x, height = text.partition("x")
-    if not (x and width.isdigit() and height.isdigit()) or min(int(width), int(height)) < 2:
-        raise UsageError(f"--size {text!r}: expected WIDTHxHEIGHT, such as 160x90.")
-    return int(width) // 2 * 2, int(height) // 2 * 2
+    match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", text)
+    sides = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(2 <= side <= _LARGEST_SIDE for side in sides):
+        raise UsageError(
+            f"--size {text!r}: expected WIDTHxHEIGHT, such as 160x90, of 2 to {_LARGEST_SIDE} each."
+        )
+    return sides[0] // 2 * 2, sides[1] // 2 * 2
 
 
 def _progress(text: str) -> None:

@@ -252,6 +252,13 @@ def test_parity_of_a_graph_without_checkpoint(graph: Path, picture_folder: Path)
     assert "None" not in done.stderr
 
 
+@pytest.mark.parametrize("size", ["", "1x1", "99999x99999", "²x3", "160", "160x90x3", "-1x5"])
+def test_sizes_that_are_none(size: str) -> None:
+    pytest.importorskip("torch")
+    done = run("benchmark", "latency", "--size", size, "--rounds", "1")
+    assert "expected WIDTHxHEIGHT, such as 160x90, of 2 to 4096" in sentence(done, status=2)
+
+
 def test_loading_is_said_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     from srtrt import packages
 
