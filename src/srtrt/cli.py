@@ -126,7 +126,7 @@ def _failed(error: Exception) -> int:
         return _wrong_usage(error)
     if isinstance(error, SrtrtError):
         return _told(error)
-    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and _in_click(error)):
+    if isinstance(error, OSError) and _in_click(error):
         return _stdout_failed(error)
     fault = packages.broken_import(error) if isinstance(error, ImportError) else None
     return _internal(error) if fault is None else _told(fault)
@@ -142,7 +142,7 @@ def _met_while_ending(error: BaseException | None) -> bool:
 
 
 def _in_click(error: OSError) -> bool:
-    """Whether an error was met where click prints a help text, which goes to stdout."""
+    """Whether an error was met where click prints, which is to stdout if it is not suppressed."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
