@@ -137,7 +137,7 @@ def test_a_run_is_not_resumed_in_another_precision_even_when_asked(
     on_processor("zen4")
     train(tmp_path)
     said = train(tmp_path, "run.precision=fp32", options=("--resume",), status=1)
-    assert "was started with run.precision=bf16, now it is fp32" in said
+    assert "was started with run.precision='bf16', now it is 'fp32'" in said
 
 
 @pytest.mark.parametrize(
