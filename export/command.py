@@ -17,7 +17,8 @@ from srtrt.runtime.command_options import OneOf, Whole
 from srtrt.runtime.models import find_model
 from srtrt.spec import PRECISIONS, Form, Precision
 from srtrt.terminal import bar as progress_bar
-from srtrt.terminal import printable, put, say, text_column
+from srtrt.terminal import put, say, text_column
+from srtrt.text import printable
 from srtrt.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from srtrt.runtime.command_options import OneOf, Whole, backend_option, json_opt
 from srtrt.runtime.images import ImageResult, ImageWatcher, upscale_images
 from srtrt.runtime.session import Session
 from srtrt.spec import PRECISIONS
-from srtrt.terminal import bar, printable, put, say, text_column
+from srtrt.terminal import bar, put, say, text_column
+from srtrt.text import printable
 from srtrt.weights import DEFAULT_MODEL
 
 

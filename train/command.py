@@ -19,7 +19,8 @@ from srtrt.errors import OutputError, UsageError
 from srtrt.locks import output_claimed
 from srtrt.nearest import did_you_mean
 from srtrt.paths import require_file, require_folder_writable
-from srtrt.terminal import console, printable, put, say
+from srtrt.terminal import console, put, say
+from srtrt.text import printable
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,6 @@ from typing import Any
 
 import yaml
 
-from srtrt.errors import foreign
 from srtrt.plain_data import (
     MAX_DEPTH,
     DataError,
@@ -16,6 +15,7 @@ from srtrt.plain_data import (
     shown,
     too_deep,
 )
+from srtrt.text import foreign
 
 MAX_YAML_BYTES = 1 << 18
 """Longest document that is read; its parser takes about two seconds for this."""

@@ -19,7 +19,6 @@ from srtrt.errors import (
     ModelError,
     OutputError,
     first_line,
-    foreign,
 )
 from srtrt.graph import layer_name
 from srtrt.graph_check import check_model
@@ -39,6 +38,7 @@ from srtrt.runtime.engines.record import BuiltEngine
 from srtrt.runtime.layouts import dimensions
 from srtrt.runtime.memory import memory_limit
 from srtrt.spec import ModelSpec
+from srtrt.text import foreign
 
 Note = Callable[[str], None]
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto
 
 from srtrt.canonical import graph_sha256
-from srtrt.errors import BackendError, foreign
+from srtrt.errors import BackendError
 from srtrt.graph_spec import read_spec
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape
 from srtrt.spec import ModelSpec
+from srtrt.text import foreign
 
 FORMAT = 2
 """Version of the key. Engines of another version are rebuilt."""

@@ -16,8 +16,9 @@ from av.stream import Disposition, Stream
 from srtrt.runtime.video.contents import Contents
 from srtrt.runtime.video.described import Description, describe_streams
 from srtrt.runtime.video.opening import OPEN_OPTIONS, is_attached_picture
-from srtrt.runtime.video.pyav import METADATA, chapters, printable
+from srtrt.runtime.video.pyav import METADATA, chapters
 from srtrt.runtime.video.streams import container_metadata, describe, stream_metadata
+from srtrt.text import printable
 
 Losses = dict[str, list[str]]
 """Part of the file, such as ``the file`` or ``stream 1 (audio aac)``, to what it lost."""

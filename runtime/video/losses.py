@@ -11,7 +11,8 @@ from av.sidedata.sidedata import SideData
 from av.video.stream import VideoStream
 
 from srtrt.runtime.video.described import describe_streams, service_names
-from srtrt.runtime.video.pyav import all_side_data, printable
+from srtrt.runtime.video.pyav import all_side_data
+from srtrt.text import printable
 
 _HDR = "HDR metadata (mastering display, light levels, tone mapping) is not carried over."
 _DOLBY = "Dolby Vision metadata is not carried over; the output shows its base layer."

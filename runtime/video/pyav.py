@@ -96,14 +96,6 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def printable(text: str) -> str:
-    """Text of a file's metadata for a terminal: what would not print becomes an escape.
-
-    Control characters could otherwise move the cursor, recolour the screen or hide words.
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in readable(text))
-
-
 @functools.cache
 def require() -> str | None:
     """Checks, once, that PyAV can do what srtrt asks of it.

@@ -16,8 +16,9 @@ from av.stream import AttachmentStream, Stream
 from srtrt.runtime.video.described import Description, describe_streams
 from srtrt.runtime.video.opening import is_attached_picture
 from srtrt.runtime.video.options import VideoOptions
-from srtrt.runtime.video.pyav import METADATA, printable, readable
+from srtrt.runtime.video.pyav import METADATA, readable
 from srtrt.runtime.video.source import VideoSource
+from srtrt.text import printable
 
 _STATISTICS = frozenset({"bps", "duration", "number_of_frames", "number_of_bytes"})
 """Matroska tags that describe the old bytes, not the film; some writers add a language."""

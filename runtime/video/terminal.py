@@ -12,7 +12,8 @@ from rich.progress import Progress as Bar
 
 from srtrt.reports import ReportPlace
 from srtrt.runtime.video.plan import Estimate, Progress, VideoPlan, VideoWatcher
-from srtrt.terminal import bar, printable, say, text_column
+from srtrt.terminal import bar, say, text_column
+from srtrt.text import printable
 
 _FIRST_FRAMES = 3
 """Frames after which the first line of progress is printed: the first one is not typical."""

@@ -22,7 +22,7 @@ A message says what was wrong (the value), what was expected, and what to do.
 
 from __future__ import annotations
 
-_LONGEST_FOREIGN = 200
+from srtrt.text import foreign
 
 
 def install_hint(extra: str) -> str:
@@ -36,12 +36,6 @@ def install_hint(extra: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of a foreign error that says something; empty if none does."""
     return foreign(next(filter(None, map(str.strip, str(error).splitlines())), ""))
-
-
-def foreign(text: str) -> str:
-    """A text that a file or another program decides, for a message: printable, and not long."""
-    cut = text if len(text) <= _LONGEST_FOREIGN else f"{text[:_LONGEST_FOREIGN]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 class SrtrtError(Exception):

@@ -19,13 +19,14 @@ from onnx import (
 )
 
 from srtrt.canonical import without_metadata
-from srtrt.errors import ModelError, OutputError, foreign
+from srtrt.errors import ModelError, OutputError
 from srtrt.files import replace_when_complete
 from srtrt.forms import FORM_GRAPHS, LR, OPSET, SR, Nodes
 from srtrt.graph_check import check_formally, read_model
 from srtrt.graph_spec import network_nodes, read_spec
 from srtrt.plain_data import shown
 from srtrt.spec import SPEC_KEY, Form, ModelSpec, Precision
+from srtrt.text import foreign
 from srtrt.widen import widen
 
 

@@ -26,9 +26,10 @@ from onnx import (
     helper,
 )
 
-from srtrt.errors import InputError, ModelError, first_line, foreign
+from srtrt.errors import InputError, ModelError, first_line
 from srtrt.plain_data import shown
 from srtrt.reading import read_plain
+from srtrt.text import foreign
 
 MAX_FILE_BYTES = 1 << 29
 """Largest file that is read."""

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from srtrt.canonical import graph_sha256
-from srtrt.errors import ModelError, foreign
+from srtrt.errors import ModelError
 from srtrt.forms import FORM_GRAPHS, LR, SCALE, SR, Nodes
 from srtrt.plain_data import shown
 from srtrt.reach import network_reach
 from srtrt.spec import SPEC_KEY, UNBOUNDED, ModelSpec
+from srtrt.text import foreign
 
 
 def network_nodes(graph: GraphProto) -> tuple[list[NodeProto], list[TensorProto]]:

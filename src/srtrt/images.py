@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from srtrt.errors import InputError, OutputError, SrtrtError, first_line, foreign
+from srtrt.errors import InputError, OutputError, SrtrtError, first_line
 from srtrt.exif import ORIENTATION, exif_of_size, upright_exif
 from srtrt.files import replace_when_complete
 from srtrt.image_codecs import PNG_SIGNATURE, decode_16_bit, encode_png_16, encode_tiff
 from srtrt.reading import open_plain
+from srtrt.text import foreign
 
 Samples: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
 

@@ -25,6 +25,7 @@ from srtrt.errors import InputError, OutputError
 from srtrt.files import cache_folder, make_own_folder, stale_parts
 from srtrt.plain_data import read_json_object
 from srtrt.reading import read_plain
+from srtrt.text import printable
 
 _HINT = "Set SRTRT_CACHE to a folder on a local disk that can be written."
 _LONGEST_COMMAND = 160
@@ -185,7 +186,7 @@ def _holder(lock: Path) -> str:
         started = time.localtime(float(holder["started"]))
         today = time.localtime()[:3] == started[:3]
         since = time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", started)
-        command = "".join(c if c.isprintable() else "?" for c in str(holder["command"]))
+        command = printable(str(holder["command"]))
         if len(command) > _LONGEST_COMMAND:
             command = f"{command[:_LONGEST_COMMAND]}..."
         return f" (process {process}, started {since}: {command})"

@@ -61,7 +61,8 @@ def require_file(name: str, *, option: str, expected: str, hint: str = "") -> No
     except InputError as error:
         raise InputError(f"{option} {error}") from error
     if not path.is_file():
-        what = "is no file" if os.path.lexists(path) else "no such file"
+        there = "is a folder" if path.is_dir() else "is no file"
+        what = there if os.path.lexists(path) else "no such file"
         raise InputError(f"{option} {path}: {what}; expected {expected}.{hint}")
     if not os.access(path, os.R_OK):
         raise InputError(f"{option} {path}: cannot be read (no permission).")

@@ -14,7 +14,7 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
-from srtrt.errors import foreign
+from srtrt.text import foreign
 
 MAX_JSON_BYTES = 1 << 26
 """Longest JSON that is read."""

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import io
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from srtrt.errors import OutputError
+from srtrt.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,27 +28,6 @@ _PLAIN_WIDTH = 250
 
 _LONGEST = 3000
 """Characters of a sentence; what was given can be of any length."""
-
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # controls: C0, DEL, C1
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of writing
-    "\u2028\u2029"  # ends of lines and paragraphs
-    "\ud800-\udfff]"  # bytes of names that are not UTF-8 (PEP 383)
-)
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
-def printable(text: str) -> str:
-    """A text with control characters, line ends and bytes that are no characters as escapes."""
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    character = match[0]
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
 def say(sentence: str) -> None:

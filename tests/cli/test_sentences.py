@@ -187,7 +187,7 @@ def test_what_is_wrong_with_the_last_picture_is_said_before_the_first(picture: P
         (["train", "--data", ".", "--init", "srresent"], "Did you mean 'srresnet'?"),
         (["train", "--data", ".", "--init", "x" * 300], "File name too long"),
         (["train", "--data", ".", "--vgg", "absent.pth"], "--vgg absent.pth: no such file"),
-        (["train", "--data", ".", "--config", "."], "--config .: is no file; expected settings"),
+        (["train", "--data", ".", "--config", "."], "--config .: is a folder; expected settings"),
         (["export", "nosuch"], "neither a bundled model"),
         (["export", "fast", "--verify", "x" * 300], "File name too long"),
         (["benchmark", "latency", "--out", "no/r.json"], "--out no/r.json: the folder no does"),

@@ -123,8 +123,8 @@ def test_what_is_no_settings_file_is_refused_by_train(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
     for name, message in (
         ("binary.yaml", "is not UTF-8"),
-        ("", "this is a folder; expected settings in YAML"),
-        ("x" * 300, "cannot be opened (File name too long)"),
+        ("", "is a folder; expected settings as YAML"),
+        ("x" * 300, "cannot be read (File name too long)"),
         ("none.yaml", "no such file"),
     ):
         config = tmp_path / name

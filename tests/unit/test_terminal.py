@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import REPOSITORY
 
 from srtrt.nearest import nearest
-from srtrt.terminal import printable
+from srtrt.text import printable
 
 FOR_MAINTAINERS = ("bundle_int8.py", "instruction_sets.py", "rebundle.py", "tables.py")
 """Run by hand with ``python -m``; they print figures."""
