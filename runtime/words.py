@@ -1,8 +1,13 @@
-"""Durations and sizes in words."""
+"""Durations, sizes and numbers in words."""
 
 from __future__ import annotations
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def counted(number: int, what: str) -> str:
+    """Such as ``1 frame`` or ``24 frames``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 
 from srtrt.runtime.video.unopenable import encrypted
+from srtrt.runtime.words import counted
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,21 @@ class End:
     def damage(self) -> str:
         """One sentence on a video of which the good frames are kept."""
         if self.change is not None:
-            return f"After {_frames(self.good)}, {self.change}."
+            return f"After {counted(self.good, 'frame')}, {self.change}."
         if self.scheme is not None:
-            clear = _frames(self.good, "clear ")
+            clear = counted(self.good, "clear frame")
             return f"It is encrypted (DRM, scheme {self.scheme}) after {clear}."
-        return f"It breaks after {_frames(self.good, 'good ')}: {self.what}."
+        return f"It breaks after {counted(self.good, 'good frame')}: {self.what}."
 
     def problem(self, path: Path) -> str:
         """One sentence or two on a file, with what to do."""
         hint = ""
         if self.good:
-            hint = f" Use --keep-going to write the {_frames(self.good)} before that."
+            hint = f" Use --keep-going to write the {counted(self.good, 'frame')} before that."
         if self.change is not None:
             return f"{path}: {self.change}; run again when it is complete.{hint}"
         if self.scheme is not None:
-            where = f" after {_frames(self.good, 'clear ')}" if self.good else ""
+            where = f" after {counted(self.good, 'clear frame')}" if self.good else ""
             return encrypted(path, "its video", self.scheme, where) + hint
         if not self.good:
             return f"{path} is damaged before its first whole frame: {self.what}."
@@ -51,7 +52,3 @@ class End:
 def why(error: av.FFmpegError) -> str:
     """What FFmpeg says beyond that data are invalid, in brackets."""
     return "" if isinstance(error, av.InvalidDataError) else f" ({error.strerror})"
-
-
-def _frames(count: int, kind: str = "") -> str:
-    return f"{count} {kind}frame{'' if count == 1 else 's'}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from srtrt.runtime.words import byte_size, duration
+from srtrt.runtime.words import byte_size, counted, duration
 
 _LONG_SECONDS = 3600
 
@@ -59,7 +59,8 @@ class VideoPlan:
 
     def lines(self) -> list[str]:
         """The plan for people, one fact a line."""
-        frames = "" if self.expected_frames is None else f", {self.expected_frames} frames"
+        total = self.expected_frames
+        frames = "" if total is None else f", {counted(total, 'frame')}"
         rate = f"{self.source_frames_per_second:.2f}".rstrip("0").rstrip(".")
         copied = f"; copied: {', '.join(self.copied_streams)}" if self.copied_streams else ""
         return [
@@ -113,7 +114,7 @@ class Estimate:
     def lines(self) -> list[str]:
         """The estimate for people."""
         lines = [
-            f"estimate: about {duration(self.seconds)} for {self.frames} frames "
+            f"estimate: about {duration(self.seconds)} for {counted(self.frames, 'frame')} "
             f"({duration(self.seconds_per_frame)} a frame, measured on the first)"
         ]
         lines += [
@@ -163,10 +164,10 @@ class Progress:
 
     def line(self) -> str:
         """Where the run is, for people."""
-        text = f"{self.frames} frames"
+        text = counted(self.frames, "frame")
         if self.expected_frames:
             share = min(100, 100 * self.frames // self.expected_frames)
-            text = f"{self.frames} of {self.expected_frames} frames ({share} %)"
+            text = f"{self.frames} of {counted(self.expected_frames, 'frame')} ({share} %)"
         text += f", {self.frames_per_second:.2f} frames/s"
         if self.seconds_left:
             text += f", about {duration(self.seconds_left)} left"

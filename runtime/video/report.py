@@ -8,7 +8,7 @@ from typing import Any
 
 from srtrt.runtime.video.pipeline import StageTime
 from srtrt.runtime.video.plan import Estimate, VideoPlan
-from srtrt.runtime.words import byte_size, duration
+from srtrt.runtime.words import byte_size, counted, duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,11 @@ class VideoReport(VideoPlan):
     def summary(self) -> str:
         """Two lines for people."""
         shares = ", ".join(f"{s.name} {s.busy_seconds:.1f} s ({s.share:.0%})" for s in self.stages)
+        work, startup = duration(self.seconds), duration(self.startup_seconds)
         return (
-            f"{self.frames} frames to {self.width}x{self.height} in {duration(self.seconds)} "
-            f"({self.frames_per_second:.2f} frames/s) after {duration(self.startup_seconds)} of "
-            f"start-up; {byte_size(self.encoded_bytes)} of video\n"
+            f"{counted(self.frames, 'frame')} to {self.width}x{self.height} in {work} "
+            f"({self.frames_per_second:.2f} frames/s) after {startup} of start-up; "
+            f"{byte_size(self.encoded_bytes)} of video\n"
             f"{shares}; bottleneck: {self.bottleneck}"
         )
 

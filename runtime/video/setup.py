@@ -20,6 +20,10 @@ from srtrt.runtime.video.sink import SCALE, SinkPlan, enlarged_matrix
 from srtrt.runtime.video.source import VideoSource
 from srtrt.runtime.video.streams import describe
 from srtrt.runtime.video.target import Target, choose_target
+from srtrt.runtime.words import duration
+
+_LATE_SECONDS = 10
+"""Start of a video from which on players that show nothing before it seem to hang."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,12 @@ class Setup:
             notes.append(
                 "The display matrix moves the picture by more than an output of this size can "
                 "say; the move is left out, rotation and flips are kept."
+            )
+        start = facts.first_pts * facts.time_base + shift
+        if start >= _LATE_SECONDS:
+            notes.append(
+                f"The video starts {duration(float(start))} after zero, as in the source; some "
+                "players show nothing until then."
             )
         if shift:
             notes.append(

@@ -145,3 +145,15 @@ def test_a_movie_timescale_loses_no_start(tracks: list[tuple[int, Fraction]]) ->
         written = ticks * movie // scale
         read = int(Fraction(written * scale, movie) + Fraction(1, 2))
         assert read == ticks or (scale > movie // 2 and abs(read - ticks) <= 1)
+
+
+@pytest.mark.parametrize("hours", [0, 20])
+def test_a_video_that_starts_late_is_said(tmp_path: Path, hours: int) -> None:
+    """Clocks of broadcasts start anywhere; times are kept, and some players show nothing first."""
+    first = hours * 3600 * 90000
+    clip = make_clip(tmp_path / "in.ts", pts=range(first, first + 72000, 3600))
+    report = srtrt.upscale_video(clip, session_factory=NearestSession)
+    assert starts(Path(report.output))["video"] == starts(clip)["video"]
+    said = [note for note in report.notes if "after zero" in note]
+    assert len(said) == (hours > 0)
+    assert all("20 h after zero" in note for note in said)

@@ -191,7 +191,9 @@ def test_upscaler_takes_pictures_and_batches(tiny_graphs: dict[str, Path]) -> No
         batch = upscale(PICTURE[None])
         assert big.shape == (4 * PICTURE.shape[0], 4 * PICTURE.shape[1], 3)
         assert np.array_equal(batch[0], big)
-        with pytest.raises(InputError, match=r"float64, \[4, 4, 3\]; expected a NumPy array of uint8"):
+        with pytest.raises(
+            InputError, match=r"float64, \[4, 4, 3\]; expected a NumPy array of uint8"
+        ):
             upscale(np.zeros((4, 4, 3)))  # type: ignore[arg-type]
         with pytest.raises(InputError, match="empty"):
             upscale(np.zeros((0, 4, 3), np.uint8))

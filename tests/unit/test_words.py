@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtrt.runtime.words import byte_size, duration
+from srtrt.runtime.words import byte_size, counted, duration
 
 UNITS = {"s": 1, "min": 60, "h": 3600, "day": 86400, "days": 86400}
 
@@ -27,6 +27,10 @@ UNITS = {"s": 1, "min": 60, "h": 3600, "day": 86400, "days": 86400}
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_numbers_of_things() -> None:
+    assert [counted(n, "frame") for n in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
 
 
 @given(st.floats(min_value=0.1, max_value=1e8))
