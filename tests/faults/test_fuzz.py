@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz import opened
+from fuzz.case import Case, Corpus, seeded
+from fuzz.kinds import KINDS
+from fuzz.run import make_corpus
 from support import REPOSITORY
 
 pytest.importorskip("torch", reason="needs PyTorch, which makes some of the files")
@@ -23,6 +27,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_graphs: dict[str, Path])
     (folder / "corpus" / "onnx").mkdir(parents=True)
     for path in tiny_graphs.values():
         shutil.copy(path, folder / "corpus" / "onnx")
+    make_corpus(folder / "corpus")
     return folder
 
 
@@ -54,10 +59,6 @@ def test_damaged_files_end_in_a_sentence(work: Path) -> None:
 
 
 def test_a_case_is_decided_by_kind_seed_and_index(work: Path) -> None:
-    sys.path.insert(0, str(REPOSITORY / "tests"))
-    from fuzz.case import Case, Corpus, seeded
-    from fuzz.kinds import KINDS
-
     def files(folder: Path, kind: str, index: int) -> dict[str, bytes]:
         case = Case(
             folder=folder, corpus=Corpus(folder=work / "corpus"), rng=seeded(kind, 1, index)
@@ -76,10 +77,6 @@ def test_a_case_is_decided_by_kind_seed_and_index(work: Path) -> None:
 
 
 def test_a_file_that_was_not_named_is_noticed(tmp_path: Path) -> None:
-    sys.path.insert(0, str(REPOSITORY / "tests"))
-    from fuzz import opened
-    from fuzz.case import Case, Corpus, seeded
-
     folder = tmp_path / "case"
     case = Case(folder=folder, corpus=Corpus(folder=tmp_path / "c"), rng=seeded("image", 1, 1))
     names = [folder / "in.png", "planted/secret", "/etc/hostname", "/usr/lib/x.so", tmp_path / "d"]
@@ -90,9 +87,10 @@ def test_a_file_that_was_not_named_is_noticed(tmp_path: Path) -> None:
     assert opened.strangers(case) == [*found, "a connection of AF_INET"]
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.slow
 def test_no_file_is_opened_that_was_not_named(work: Path) -> None:
+    if not opened.available():
+        pytest.skip("needs strace, and the right to follow processes")
     fuzz(work, "--count", 0, "--strace", 40, "--seed", 3)
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,11 @@ _SYSTEM = ("/usr/", "/lib", "/proc/", "/sys/", "/dev/", "/etc/ld.so", "/etc/loca
 
 
 def available() -> bool:
-    """Whether strace is installed."""
-    return shutil.which("strace") is not None
+    """Whether strace is installed and may follow processes."""
+    if shutil.which("strace") is None:
+        return False
+    done = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def trace(process: int, case: Case) -> Callable[[], None]:
@@ -36,7 +40,7 @@ def trace(process: int, case: Case) -> Callable[[], None]:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while tracer.poll() is None and not _is_traced(process):
-        pass
+        time.sleep(0.002)
     return lambda: (tracer.wait(), None)[1]
 
 

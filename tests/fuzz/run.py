@@ -234,7 +234,7 @@ def main() -> int:
         which = [(kind, index) for index in range(arguments.count) for kind in kinds]
     which = [(kind, index + arguments.start) for kind, index in which]
     if arguments.strace and not opened.available():
-        sys.exit("--strace needs strace, which is not installed")
+        sys.exit("--strace needs strace, and the right to follow processes")
     try:
         fuzzer.run(which, jobs=arguments.jobs)
         sample = [(kind, index) for index in range(arguments.strace) for kind in kinds]
