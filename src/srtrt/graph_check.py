@@ -9,7 +9,7 @@ of these are refused here, without recursion and within milliseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -22,6 +22,7 @@ from onnx import (
     NodeProto,
     SparseTensorProto,
     TensorProto,
+    TypeProto,
     ValueInfoProto,
     helper,
 )
@@ -40,6 +41,8 @@ MAX_ELEMENTS = 1 << 28
 _REMEDY = "Export it again with `srtrt export`, or install a newer onnx."
 _MAX_NODES = 50_000
 _MAX_RANK = 16
+_MOST_SIDES = 4 * _MAX_RANK
+"""Elements of a tensor that is looked at for sizes, pads or scales."""
 _DOMAINS = ("", "ai.onnx")
 _OLDEST_FORMAT = 3
 """First version of the file format that names the versions of its operators."""
@@ -296,6 +299,7 @@ def check_formally(model: ModelProto, source: str) -> None:
     """
     try:
         onnx.checker.check_model(model)
+        _require_sides(model, source)
         inferred = onnx.shape_inference.infer_shapes(
             model, check_type=True, strict_mode=True, data_prop=True
         )
@@ -316,6 +320,58 @@ def check_formally(model: ModelProto, source: str) -> None:
             raise ModelError(
                 f"{source}: computes the constant {shown(name)}, whose size cannot be told "
                 "beforehand; expected constants that are stored."
+            )
+
+
+def _require_sides(model: ModelProto, source: str) -> None:
+    """Refuses sides below zero, one node after the other.
+
+    The inference over a whole graph ends the process where a Slice meets one.
+    """
+    graph = model.graph
+    types = {value.name: value.type for value in (*graph.value_info, *graph.output, *graph.input)}
+    types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in graph.initializer}
+    _refuse_negative(types, source)
+    data = {t.name: t for t in graph.initializer if math.prod(t.dims) <= _MOST_SIDES}
+    version = next(each.version for each in model.opset_import if each.domain in _DOMAINS)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute:
+            data[node.output[0]] = _constant(node.attribute[0])
+        try:
+            outputs = onnx.shape_inference.infer_node_outputs(
+                onnx.defs.get_schema(node.op_type, version, ""),
+                node,
+                types,
+                data,
+                opset_imports=list(model.opset_import),
+                ir_version=model.ir_version,
+            )
+        except (
+            KeyError,
+            onnx.defs.SchemaError,
+            *_INVALID,
+        ):  # what is unknown or wrong, the whole inference will tell
+            continue
+        _refuse_negative(outputs, source)
+        types |= outputs
+
+
+def _constant(attribute: AttributeProto) -> TensorProto:
+    """The tensor in a Constant node, where it is a tensor or a list of numbers."""
+    if attribute.ints:
+        return helper.make_tensor("", TensorProto.INT64, [len(attribute.ints)], attribute.ints)
+    if attribute.floats:
+        return helper.make_tensor("", TensorProto.FLOAT, [len(attribute.floats)], attribute.floats)
+    return attribute.t
+
+
+def _refuse_negative(types: Mapping[str, TypeProto], source: str) -> None:
+    for name, kind in types.items():
+        sides = [side.dim_value for side in kind.tensor_type.shape.dim]
+        if min(sides, default=0) < 0:
+            raise ModelError(
+                f"{source}: tensor {shown(name)} would have the impossible shape "
+                f"{sides[:_MAX_RANK]}."
             )
 
 
