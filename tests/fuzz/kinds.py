@@ -301,6 +301,8 @@ def _tiny(case: Case) -> str:
 def _train(case: Case, data: str, *words: str) -> None:
     """A run whose steps are left out: what it reads, it reads before."""
     case.words = ["train", "--data", data, "--out", "run", *words]
+    if "--vgg" not in words:  # else settings that ask for it would have it downloaded
+        case.words += ["--vgg", str(case.corpus.folder / "pth" / "vgg.pth")]
     case.keeps = ("run", "cache")
     case.stand_ins = () if case.rng.random() < 0.03 and "--resume" in words else ("steps",)
 
