@@ -196,6 +196,7 @@ def _decode(path: Path, file: IO[bytes]) -> Picture:
         _check_kind(path, image, tags)
         image.load()
         exif, exif_notes = _read_exif(image, from_tiff=bool(tags))
+        profile, profile_notes = _read_profile(image)
         rgb, alpha, gray = _samples(image, file, head, tags)
         orientation = 1 if tags else int(image.getexif().get(ORIENTATION, 1))
         dpi = image.info.get("dpi")
@@ -203,10 +204,10 @@ def _decode(path: Path, file: IO[bytes]) -> Picture:
             rgb=_upright(rgb, orientation),
             alpha=None if alpha is None else _upright(alpha, orientation),
             gray=gray,
-            icc_profile=image.info.get("icc_profile") or None,
+            icc_profile=profile,
             exif=exif,
             dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
-            notes=_frame_notes(image) + exif_notes,
+            notes=_frame_notes(image) + exif_notes + profile_notes,
         )
 
 
@@ -306,6 +307,14 @@ def _read_exif(image: Image.Image, *, from_tiff: bool) -> tuple[bytes | None, tu
         return upright_exif(image.getexif(), from_tiff=from_tiff), ()
     except Exception:  # a damaged block must not cost the picture
         return None, ("its EXIF block is damaged and is left out",)
+
+
+def _read_profile(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
+    """The colour profile, and a note if it had to be left out: a TIFF may hold any type there."""
+    profile = image.info.get("icc_profile") or None
+    if profile is None or isinstance(profile, bytes):
+        return profile, ()
+    return None, ("its ICC colour profile is damaged and is left out",)
 
 
 def format_of(path: Path, *, quality: int | None = None) -> str:

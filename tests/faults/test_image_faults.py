@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from srtrt.cli import main
 from srtrt.runtime import session as sessions
@@ -223,6 +223,20 @@ def test_what_libpng_prints_stays_off_the_terminal(
     (tmp_path / "endless.png").write_bytes(data[: data.rindex(b"IEND") - 4])
     run(tmp_path / "endless.png")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("value", ["no profile", 7])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_profiles_of_another_type_are_left_out(tmp_path: Path, value: Any, ending: str) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[34675] = 2 if isinstance(value, str) else 4
+    tags[34675] = value
+    Image.new("RGB", (6, 5)).save(tmp_path / "in.tif", tiffinfo=tags)
+    result = run(tmp_path / "in.tif", "-o", tmp_path / f"out.{ending}")
+    assert result.exit_code == 0, result.output
+    assert "its ICC colour profile is damaged and is left out" in result.stderr
+    with Image.open(tmp_path / f"out.{ending}") as image:
+        assert "icc_profile" not in image.info
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
