@@ -231,8 +231,8 @@ def _tag(codec: str, container: Container) -> str | None:
 
 
 def quiet_svt() -> None:
-    """Keeps SVT-AV1 from printing its settings; it reads this variable when first used."""
-    os.environ.setdefault("SVT_LOG", "1")
+    """Keeps SVT-AV1 from printing for itself; it reads this variable when first used."""
+    os.environ.setdefault("SVT_LOG", "0")
 
 
 @contextmanager

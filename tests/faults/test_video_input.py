@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -198,3 +199,12 @@ def test_absurd_durations_are_no_number_of_frames(tmp_path: Path, milliseconds: 
     assert done.exit_code == 0, done.output
     assert "5 frames" in done.stderr
     assert ", 0 frames\n" not in done.stderr
+
+
+def test_what_svt_av1_prints_stays_off_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clip = make_clip(tmp_path / "in.mkv", pts=range(5), time_base=Fraction(1, 1000))
+    done = upscale(clip, "-o", tmp_path / "out.webm")
+    assert "Svt" not in capfd.readouterr().err
+    assert done.exit_code == 0 or "libsvtav1 refuses" in done.stderr
