@@ -18,11 +18,12 @@ from fractions import Fraction
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 _POINTWISE = frozenset((
-    "Abs", "Add", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "DequantizeLinear",
-    "Div", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
-    "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow",
-    "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus",
-    "Sqrt", "Sub", "Sum", "Tanh",
+    "Abs", "Add", "And", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat",
+    "DequantizeLinear", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu",
+    "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
+    "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not",
+    "Or", "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid",
+    "Sign", "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "Where", "Xor",
 ))  # fmt: skip
 """Operators of which a pixel sees no other, on tensors ``[N, C, H, W]``."""
 

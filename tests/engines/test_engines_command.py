@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from click.testing import CliRunner, Result
 from engine_support import RTX, Builder, accept, flip
 
@@ -79,10 +80,14 @@ def test_prune_removes_what_cannot_be_used(
     assert list(cache.folder.iterdir()) == []
 
 
-def test_a_folder_whose_name_is_too_long_is_a_sentence(cache: EngineCache) -> None:
+def test_a_folder_whose_name_is_too_long_is_a_sentence(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache.folder.mkdir(parents=True, exist_ok=True)
-    cache.folder /= "n" * 300
-    for arguments in (("list",), ("explain", "x"), ("prune",)):
-        done = run(cache, *arguments)
+    name = cache.folder / ("n" * 300)
+    monkeypatch.setenv("SRTRT_CACHE", str(name))
+    for arguments in (["list"], ["explain", "x"], ["prune"]):
+        done = CliRunner().invoke(engines, arguments)
         assert isinstance(done.exception, InputError)
         assert "cannot be read (File name too long)" in str(done.exception)
+        assert CliRunner().invoke(engines, [*arguments, "--folder", str(name)]).exit_code == 2
