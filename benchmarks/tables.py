@@ -166,6 +166,19 @@ def _training(report: dict[str, Any]) -> str:
     return _markdown(["loop", "steps/s", "seconds"], rows)
 
 
+def _fuzz(report: dict[str, Any]) -> str:
+    """How damaged files of each kind ended; a fault is whatever is no clean end."""
+    faults = dict.fromkeys(report["kinds"], 0)
+    for fault in report["faults"]:
+        faults[fault["kind"]] += fault["times"]
+    kept = ("cases", "refused", "done")
+    rows = (
+        [kind, *(str(counts.get(key, 0)) for key in kept), str(faults[kind])]
+        for kind, counts in report["kinds"].items()
+    )
+    return _markdown(["kind of file", "cases", "refused", "used", "faults"], rows)
+
+
 def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
@@ -182,6 +195,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "int8": _int8,
     "instruction-sets": _instruction_sets,
+    "fuzz": _fuzz,
 }
 
 

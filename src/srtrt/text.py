@@ -25,8 +25,8 @@ def printable(text: str) -> str:
 
 def foreign(text: str) -> str:
     """A text for a message: printable, and not long."""
-    cut = text if len(text) <= _LONGEST_FOREIGN else f"{text[:_LONGEST_FOREIGN]}..."
-    return printable(cut)
+    shown = printable(text[: _LONGEST_FOREIGN + 1])
+    return shown if len(shown) <= _LONGEST_FOREIGN else f"{shown[:_LONGEST_FOREIGN]}..."
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -34,6 +34,7 @@ def load(name: str) -> dict[str, Any]:
         ("docs/figures.md", "precisions-srresnet.json"),
         ("docs/figures.md", "int8-cpu.json"),
         ("docs/figures.md", "int8-instruction-sets.json"),
+        ("docs/figures.md", "fuzz.json"),
         *((f"src/srtrt/weights/{m}.md", f"quality-{m}.json") for m in bundled_models()),
         ("src/srtrt/weights/srgan.md", "quality-perceptual.json"),
         ("src/srtrt/weights/video.md", "compressed-crf28.json"),
@@ -70,6 +71,9 @@ def test_measured_promises_hold() -> None:
     for source in load("compressed-crf28.json")["sources"].values():
         figures = source["compressed"]
         assert figures["video"]["psnr_db"] > figures["srresnet"]["psnr_db"]
+    fuzzed = load("fuzz.json")
+    assert sum(kind["cases"] for kind in fuzzed["kinds"].values()) >= 10_000
+    assert fuzzed["faults"] == []
     training = load("training-cpu.json")
     assert training["times_faster_than_plain"] >= 1.8
     assert training["real_to_synthetic"] >= 0.95

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import REPOSITORY
 
 from srtrt.nearest import nearest
-from srtrt.text import printable
+from srtrt.text import foreign, printable
 
 FOR_MAINTAINERS = ("bundle_int8.py", "instruction_sets.py", "rebundle.py", "tables.py")
 """Run by hand with ``python -m``; they print figures."""
@@ -41,6 +41,12 @@ def test_escapes_tell_what_was_there() -> None:
     assert printable("a\x1b[31m\n\t\r\x9b\udcff\u202eb") == (
         "a\\x1b[31m\\n\\t\\r\\x9b\\xff\\u202eb"
     )
+
+
+@given(st.text(st.sampled_from("a\x1b\u202e\udcff"), max_size=500))
+def test_foreign_texts_are_short_as_they_are_shown(text: str) -> None:
+    assert len(foreign(text)) <= 203
+    assert printable(text).startswith(foreign(text).removesuffix("..."))
 
 
 def calls(path: Path) -> set[str]:
