@@ -190,7 +190,7 @@ def _codec_entry(container: Container, codec: str) -> Codec:
     if name not in container.codecs:
         homes = [c.suffix for c in CONTAINERS.values() if name in c.codecs]
         raise UsageError(
-            f"A {container.suffix} file does not take {name}; name an output with "
+            f"The {container.suffix} container does not take {name}; name an output with "
             f"{' or '.join(homes)}, or choose --codec {' or '.join(container.codecs)}."
         )
     return CODECS[name]

@@ -202,7 +202,7 @@ class VideoJob:
             return []
         return [
             f"Packets that an edit list of the source hides ({sink.hidden_packets}) are left out, "
-            f"because a {self.setup.target.container.suffix} file cannot hide them."
+            f"because the {self.setup.target.container.suffix} container cannot hide them."
         ]
 
     def _report(

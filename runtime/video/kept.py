@@ -126,7 +126,7 @@ def describe_losses(losses: Losses, suffix: str) -> list[str]:
     if not losses:
         return []
     parts = [f"of {place}: {', '.join(lost)}" for place, lost in losses.items()]
-    return [f"Metadata that a {suffix} file does not keep, {'; '.join(parts)}."]
+    return [f"Metadata that the {suffix} container does not keep, {'; '.join(parts)}."]
 
 
 def _expected(contents: Contents) -> list[Stream]:

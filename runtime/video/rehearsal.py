@@ -133,7 +133,7 @@ def _write(
             streams = _start(output, contents, facts)
         except (av.FFmpegError, ValueError) as error:
             raise OutputError(
-                f"A {contents.muxer} file does not take these streams together "
+                f"The {contents.muxer} container does not take these streams together "
                 f"({reason(error, messages)}). Try another container."
             ) from error
         bases = {i: base for i, s in streams.items() if (base := fraction(s.time_base)) is not None}

@@ -62,7 +62,7 @@ class Setup:
         if shift:
             notes.append(
                 f"All timestamps are {float(shift):.6f} s later than in the source, because "
-                f"a {self.target.container.suffix} file does not hold negative ones."
+                f"the {self.target.container.suffix} container does not hold negative ones."
             )
         return notes
 

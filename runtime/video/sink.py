@@ -216,7 +216,7 @@ class VideoSink:
             )
         except ValueError as error:
             raise UsageError(
-                f"A {self.plan.container.suffix} file does not take {encoder.codec}; "
+                f"The {self.plan.container.suffix} container does not take {encoder.codec}; "
                 "name an output with .mkv."
             ) from error
         assert isinstance(stream, VideoStream)

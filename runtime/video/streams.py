@@ -102,9 +102,9 @@ def plan_streams(source: VideoSource, muxer: str, options: VideoOptions) -> Stre
         elif accepts(stream, muxer, first_packets.get(stream.index)):
             copied.append(stream)
         elif is_attached_picture(stream):
-            notes.append(f"A {muxer} file does not take {what}; it is not carried over.")
+            notes.append(f"The {muxer} container does not take {what}; it is not carried over.")
         else:
-            refused.append(f"a {muxer} file does not take {what}")
+            refused.append(f"the {muxer} container does not take {what}")
     if data:
         notes.append(f"Data streams are not carried over: {', '.join(data)}.")
     kept = {video_index, *(stream.index for stream in copied)}

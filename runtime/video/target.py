@@ -70,7 +70,7 @@ def _default_target(source: VideoSource, options: VideoOptions) -> Target:
     if own is None:
         reasons = [f"srtrt does not write {suffix or 'such'} files"]
     elif not _takes_codec(own, options.codec):
-        reasons = [f"a {suffix} file does not take {options.codec}"]
+        reasons = [f"the {suffix} container does not take {options.codec}"]
     else:
         streams = _streams(source, own, options)
         if not streams.refused:

@@ -145,7 +145,7 @@ def test_keys_of_itunes_that_the_muxer_drops(small: Path, tmp_path: Path) -> Non
     source = remux(small, tmp_path / "in.mov", metadata={**kept, "sort_name": "Film, A"})
     listener = Listener()
     upscale(source, tmp_path / "out.mp4", listener)
-    sentence = "Metadata that a .mp4 file does not keep, of the file: sort_name 'Film, A'."
+    sentence = "Metadata that the .mp4 container does not keep, of the file: sort_name 'Film, A'."
     assert sentence in listener.before
     assert sentence not in listener.after
     with av.open(str(tmp_path / "out.mp4")) as output:

@@ -85,7 +85,7 @@ CASES = {
     "interlaced": "The video is interlaced",
     "ten bits": "The source is yuv420p10le; it is rounded to 8 bits",
     "untagged": "BT.601 (525 lines) is assumed",
-    "cover": "A mov file does not take stream 1",
+    "cover": "The mov container does not take stream 1",
     "avi": "The output is .mp4, because srtrt does not write .avi files",
 }
 

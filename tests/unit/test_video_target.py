@@ -102,5 +102,5 @@ def test_stream_that_the_named_container_refuses(tmp_path: Path) -> None:
         with pytest.raises(OutputError) as caught:
             choose_target(source, tmp_path / "b.mp4", VideoOptions())
         message = str(caught.value)
-        assert "a mp4 file does not take stream 1 (subtitle subrip, fra)" in message
+        assert "the mp4 container does not take stream 1 (subtitle subrip, fra)" in message
         assert "ends in .mkv" in message
