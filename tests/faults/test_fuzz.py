@@ -73,7 +73,9 @@ def test_a_case_is_decided_by_kind_seed_and_index(work: Path) -> None:
         for index in range(3):
             once, again, other = (files(work / "again" / kind, kind, i) for i in (index, index, 99))
             assert once == again, kind
-            assert once != other, kind
+            # Without a processor for bf16, there is no record of it to damage.
+            whole = kind == "verified" and not any((work / "corpus" / kind).iterdir())
+            assert whole or once != other, kind
 
 
 def test_a_file_that_was_not_named_is_noticed(tmp_path: Path) -> None:
