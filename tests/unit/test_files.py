@@ -318,7 +318,7 @@ def test_what_is_read_is_a_plain_file(tmp_path: Path) -> None:
         ("absent", "no such file; expected a thing"),
         ("large/x", r"cannot be opened \(Not a directory\); expected a thing"),
         ("n" * 300, r"cannot be opened \(File name too long\); expected a thing"),
-        ("null\0", r"cannot be opened \(embedded null byte\); expected a thing"),
+        ("null\0", r"cannot be opened \(.*null.*\); expected a thing"),
         ("large", "has 11 bytes; expected a thing of at most 10 bytes"),
     ):
         with pytest.raises(InputError, match=message):
