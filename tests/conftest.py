@@ -108,16 +108,10 @@ def picture(tmp_path: Path) -> Path:
 def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state dict in torchvision's layout up to block1_conv2, with random weights."""
     import torch
+    from networks import small_vgg_state
 
-    torch.manual_seed(5)
-    state = {
-        "features.0.weight": 0.2 * torch.randn(64, 3, 3, 3),
-        "features.0.bias": torch.zeros(64),
-        "features.2.weight": 0.05 * torch.randn(64, 64, 3, 3),
-        "features.2.bias": torch.zeros(64),
-    }
     path = tmp_path_factory.mktemp("vgg") / "vgg.pth"
-    torch.save(state, path)
+    torch.save(small_vgg_state(), path)
     return path
 
 

@@ -26,6 +26,17 @@ def lively_generator(config: GeneratorConfig, seed: int = 0) -> Generator:
     return net.eval()
 
 
+def small_vgg_state() -> dict[str, torch.Tensor]:
+    """VGG19 in torchvision's layout up to its second convolution, with random weights."""
+    torch.manual_seed(5)
+    return {
+        "features.0.weight": 0.2 * torch.randn(64, 3, 3, 3),
+        "features.0.bias": torch.zeros(64),
+        "features.2.weight": 0.05 * torch.randn(64, 64, 3, 3),
+        "features.2.bias": torch.zeros(64),
+    }
+
+
 def loud_generator(gain: float = 1e5) -> Generator:
     """A generator in which one convolution is this much louder, and the next quieter for it."""
     net = lively_generator(GeneratorConfig(blocks=2, features=8))

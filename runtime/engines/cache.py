@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from srtrt import __version__
-from srtrt.errors import InputError, ParityError, UsageError
+from srtrt.errors import InputError, ParityError, UsageError, system_reason
 from srtrt.files import cache_folder, stale_parts
 from srtrt.locks import locked
 from srtrt.runtime.engines.gpu import GpuFacts
@@ -190,9 +190,9 @@ class EngineCache:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"{self.folder}: cannot be read ({reason}); expected a folder of engines."
+                f"{self.folder}: cannot be read ({system_reason(error)}); expected a folder of "
+                "engines."
             ) from error
         return [self.folder / name for name in sorted(fnmatch.filter(names, pattern))]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from srtrt.errors import InputError
+from srtrt.errors import InputError, system_reason
 from srtrt.runtime.video.boxes import EBML, boxes, is_iso, segment
 
 PICTURE_MAGIC: dict[bytes, str] = {
@@ -43,7 +43,7 @@ def check_plain_file(path: Path) -> None:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({_reason(error)}).") from error
+        raise InputError(f"{path}: cannot be read ({system_reason(error)}).") from error
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a directory; expected a video file.")
     if not stat.S_ISREG(status.st_mode):
@@ -54,7 +54,7 @@ def check_plain_file(path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({_reason(error)}).") from error
+        raise InputError(f"{path}: cannot be read ({system_reason(error)}).") from error
 
 
 def check_not_a_script(path: Path) -> None:
@@ -133,7 +133,3 @@ def missing_bytes(path: Path) -> int:
 
 def _is_text(head: bytes) -> bool:
     return b"\x00" not in head and sum(b < 32 and b not in b"\t\n\r\f" for b in head) == 0
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -38,6 +38,11 @@ def first_line(error: BaseException) -> str:
     return foreign(next(filter(None, map(str.strip, str(error).splitlines())), ""))
 
 
+def system_reason(error: Exception) -> str:
+    """Why the system refused a file: its own words, without number and name where it has any."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 class SrtrtError(Exception):
     """Base of all errors a user can cause or meet; ``str()`` is one message for people."""
 

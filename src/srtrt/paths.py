@@ -7,7 +7,7 @@ import re
 import stat
 from pathlib import Path
 
-from srtrt.errors import InputError, OutputError
+from srtrt.errors import InputError, OutputError, system_reason
 from srtrt.files import PartFile
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -30,7 +30,7 @@ def local_path(name: str | os.PathLike[str]) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
-        raise InputError(f"{_short(text)}: cannot be read ({_reason(error)}).") from error
+        raise InputError(f"{_short(text)}: cannot be read ({system_reason(error)}).") from error
     else:
         return path
     if text == "-":
@@ -84,7 +84,7 @@ def require_writable(path: Path, *, option: str = "") -> None:
     except FileNotFoundError:
         mode = stat.S_IFREG
     except (OSError, ValueError) as error:
-        raise OutputError(f"{name}: cannot be written ({_reason(error)}).") from error
+        raise OutputError(f"{name}: cannot be written ({system_reason(error)}).") from error
     if stat.S_ISDIR(mode):
         raise OutputError(f"{name}: is a folder; give the name of a file.")
     if not stat.S_ISREG(mode):
@@ -120,16 +120,12 @@ def require_folder_writable(folder: Path, *, option: str = "") -> None:
                 raise OutputError(f"{name}: {place} leads nowhere.") from None
             place = place.parent
         except (OSError, ValueError) as error:
-            raise OutputError(f"{name}: cannot be made ({_reason(error)}).") from error
+            raise OutputError(f"{name}: cannot be made ({system_reason(error)}).") from error
     if not stat.S_ISDIR(mode):
         what = "it" if place == folder.absolute() else place
         raise OutputError(f"{name}: {what} is a file; a folder is needed there.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(f"{name}: no permission to write into the folder {place}.")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _short(text: str) -> str:

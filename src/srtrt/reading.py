@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from srtrt.errors import InputError
+from srtrt.errors import InputError, system_reason
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def open_plain(path: Path, expected: str) -> Iterator[BinaryIO]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected {expected}.") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        reason = getattr(error, "strerror", None) or error
+        reason = system_reason(error)
         raise InputError(f"{path}: cannot be opened ({reason}); expected {expected}.") from error
     try:
         mode = os.fstat(descriptor).st_mode
@@ -58,7 +58,7 @@ def require_folder(path: Path, expected: str) -> None:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such folder; expected {expected}.") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = system_reason(error)
         raise InputError(f"{path}: cannot be opened ({reason}); expected {expected}.") from error
     if not stat.S_ISDIR(mode):
         raise InputError(f"{path}: a file; expected {expected}.")

@@ -12,7 +12,8 @@ from typing import Any
 import cv2
 import torch
 from click.testing import CliRunner
-from networks import lively_generator
+from engine_support import GPU
+from networks import lively_generator, small_vgg_state
 from onnx import ModelProto, TensorProto
 
 from srtrt.cli import main
@@ -26,7 +27,6 @@ from srtrt.networks.checkpoint import (
 )
 from srtrt.networks.generator import GeneratorConfig
 from srtrt.runtime.engines.cache import EngineCache
-from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.identity import EngineKey
 from srtrt.runtime.engines.key import EngineOptions, EngineShape
 from srtrt.runtime.engines.record import BuiltEngine
@@ -43,15 +43,6 @@ schedule: {unit: epochs, length: 4, warmup_steps: 0}
 discriminator: {features: 4}
 run: {log_every: 1, save_every: 2, validate_every: 1, sample_every: 0, keep: 4}
 """
-
-_GPU = GpuFacts(
-    name="NVIDIA Test",
-    compute_capability="8.9",
-    memory_bytes=8 << 30,
-    driver="570.12",
-    driver_cuda="12.8",
-)
-"""A GPU that no machine has."""
 
 
 def make_training_pictures(folder: Path) -> None:
@@ -75,13 +66,7 @@ def make_checkpoints(folder: Path) -> None:
 def make_pickles(folder: Path) -> None:
     """VGG19 up to its second convolution, and other things that PyTorch saves."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(5)
-    state = {
-        "features.0.weight": 0.2 * torch.randn(64, 3, 3, 3),
-        "features.0.bias": torch.zeros(64),
-        "features.2.weight": 0.05 * torch.randn(64, 64, 3, 3),
-        "features.2.bias": torch.zeros(64),
-    }
+    state = small_vgg_state()
     torch.save(state, folder / "vgg.pth")
     torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3).to_sparse()}, folder / "sparse.pth")
@@ -128,7 +113,7 @@ def make_engines(folder: Path, graph: Path) -> None:
     """Engines with all that belongs to one; the code in them is none."""
     model, spec = load_graph(graph)
     cache = EngineCache(folder)
-    for number, (gpu, side) in enumerate(((None, 32), (_GPU, 64))):
+    for number, (gpu, side) in enumerate(((None, 32), (GPU, 64))):
         key = EngineKey(
             spec=spec,
             graph_sha256=hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
@@ -146,7 +131,7 @@ def make_engines(folder: Path, graph: Path) -> None:
         )
         write_choice(cache, key, RingOptions(), [])
         write_blob(cache.timing_cache_path("tensorrt-rtx", "1.4.0", gpu), b"timings")
-        write_blob(cache.runtime_cache_path(cache.path(key), _GPU), b"kernels")
+        write_blob(cache.runtime_cache_path(cache.path(key), GPU), b"kernels")
 
 
 def make_verified(folder: Path, graph: Path, picture: Path) -> None:

@@ -169,13 +169,9 @@ def _require_sizes(path: Path, config: GeneratorConfig, found: Mapping[str, torc
     }
     for name in [*wanted, *found]:
         if name not in wanted or name not in found:
+            missing, stray = "is missing", "does not belong to the network of its spec"
             raise ModelError(
-                f"{path}: tensor {shown(name)} "
-                + (
-                    "is missing."
-                    if name in wanted
-                    else "does not belong to the network of its spec."
-                )
+                f"{path}: tensor {shown(name)} {missing if name in wanted else stray}."
             )
         if wanted[name] != found[name]:
             raise ModelError(
