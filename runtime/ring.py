@@ -156,6 +156,7 @@ class FrameRing:
         layouts: Sequence[TensorLayout],
         open_executor: Callable[[Stream], Executor],
         options: RingOptions,
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         """Allocates everything, and computes each slot once, so that nothing is left to fail.
 
@@ -164,6 +165,7 @@ class FrameRing:
             layouts: every tensor, with ``options.batch`` frames.
             open_executor: opens the network for a stream.
             options: how many frames are in flight.
+            on_note: told in a sentence if frames are computed otherwise than asked for.
 
         Raises:
             DeviceMemoryError: if memory does not suffice.
@@ -172,6 +174,7 @@ class FrameRing:
         self._device, self._layouts, self._options = device, layouts, options
         self._inputs = [each for each in layouts if each.is_input]
         self._outputs = [each for each in layouts if not each.is_input]
+        self._tell = on_note or (lambda _: None)
         self._times: list[StageTimes] = []
         self._next = self._uncollected = 0
         with ExitStack() as stack, device.current():

@@ -47,6 +47,7 @@ class FrameRings:
         form: Form,
         open_network: Callable[[InputSize], Network],
         options_for: Callable[[InputSize], RingOptions],
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         """Opens nothing yet.
 
@@ -55,9 +56,11 @@ class FrameRings:
             form: their form.
             open_network: makes the network ready for frames of a size, ``batch`` included.
             options_for: how to compute frames of a size; its ``batch`` is not looked at.
+            on_note: told in a sentence if frames are computed otherwise than asked for.
         """
         self._device, self._form = device, form
         self._open_network, self._options_for = open_network, options_for
+        self._on_note = on_note
         self._size: InputSize | None = None
         self._ring: FrameRing | None = None
         self._network: Network | None = None
@@ -92,7 +95,9 @@ class FrameRings:
         with self._device.current():
             self._network = self._open_network(batch)
             layouts = form_layouts(self._form, batch)
-            self._ring = FrameRing(self._device, layouts, self._network.executor, options)
+            self._ring = FrameRing(
+                self._device, layouts, self._network.executor, options, self._on_note
+            )
         self._size = size
         return self._ring
 
@@ -138,6 +143,7 @@ def rings_for(
     form: Form,
     open_network: Callable[[InputSize], Network],
     ring: RingOptions | None,
+    on_note: Callable[[str], None] | None = None,
 ) -> FrameRings | None:
     """The rings of a backend that can also compute one frame after the other.
 
@@ -147,6 +153,7 @@ def rings_for(
         open_network: see :class:`FrameRings`.
         ring: how frames are computed; None is the defaults on a GPU where a package to call CUDA
             is installed, and no rings elsewhere.
+        on_note: see :class:`FrameRings`.
 
     Raises:
         BackendError: if the GPU cannot be used.
@@ -156,4 +163,4 @@ def rings_for(
         return None
     chosen = ring or RingOptions()
     opened = PlainDevice() if device == "cpu" else open_device(device)
-    return FrameRings(opened, form, open_network, lambda _size: chosen)
+    return FrameRings(opened, form, open_network, lambda _size: chosen, on_note)

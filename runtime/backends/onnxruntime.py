@@ -72,7 +72,9 @@ class OnnxRuntimeBackend(Backend):
         self._ort = _package()
         self._threads = engine_threads(self.options.threads) if device == "cpu" else 0
         self._graph = model.graph(form, precision).SerializeToString()
-        self._rings = rings_for(device, form, self._network_for, self.options.ring)
+        self._rings = rings_for(
+            device, form, self._network_for, self.options.ring, self.notes.append
+        )
         self._session = None if self._rings else self._open()
 
     def _open(self, stream: Stream | None = None) -> Any:

@@ -101,7 +101,9 @@ class TensorRtBackend(Backend):
         self._graph = model.graph(form, precision)
         self._cache = EngineCache(self.options.cache_folder)
         self._device = open_device(device, self.options.binding)
-        self._rings = FrameRings(self._device, form, self._network_for, self.ring_options)
+        self._rings = FrameRings(
+            self._device, form, self._network_for, self.ring_options, self.notes.append
+        )
 
     @property
     def description(self) -> str:

@@ -84,7 +84,7 @@ class TorchBackend(Backend):
         if options.compile:
             self._network.compile(dynamic=False)
         self._records = (options.ring or RingOptions()).graph
-        self._rings = rings_for(device, form, self._network_for, options.ring)
+        self._rings = rings_for(device, form, self._network_for, options.ring, self.notes.append)
 
     def _read_spec(self, model: Model) -> ModelSpec:
         from srtrt.networks.checkpoint import load_checkpoint
