@@ -23,6 +23,7 @@ from srtrt.errors import (
 from srtrt.graph import layer_name
 from srtrt.graph_check import check_model
 from srtrt.graph_spec import read_spec
+from srtrt.runtime.engines.exclusions import exclude_tactics, keep_additions_apart
 from srtrt.runtime.engines.flavour import (
     Flavour,
     is_out_of_memory,
@@ -229,6 +230,7 @@ class _Job:
         network = builder.create_network(typed_network_flags(self.trt))
         self._parse(network, listener)
         convolutions = self._require_types(network)
+        apart = rung.options.fusion is False and keep_additions_apart(self.trt, network)
         config = builder.create_builder_config()
         workspace = self._configure(config, rung.options)
         self._set_shapes(builder, network, config, rung.shape)
@@ -251,6 +253,9 @@ class _Job:
                 self.tell(f"The kernel timings were not kept: {error}")
         facts = {
             "workspace_bytes": workspace,
+            "tactics": rung.options.tactics or "all",
+            "fusion": rung.options.fusion is not False,
+            "kept_apart": int(apart),
             "convolutions": dict(convolutions),
             "inputs": _tensors(network.get_input, network.num_inputs),
             "outputs": _tensors(network.get_output, network.num_outputs),
@@ -319,6 +324,8 @@ class _Job:
             config.clear_flag(trt.BuilderFlag.TF32)
         if options.aux_streams is not None:
             config.max_aux_streams = options.aux_streams
+        if options.tactics == "plain":
+            exclude_tactics(trt, config)
         set_targets(self.flavour, trt, config, options.compute_capabilities)
         workspace = options.workspace_bytes
         if workspace is None and self.gpu is not None:

@@ -25,7 +25,7 @@ FORMAT = 2
 RECIPE_PARTS = ("model", "network", "weights_sha256", "rewrites")
 """Parts of a key that say in words where its graph comes from. The graph itself decides."""
 
-BUILD_PARTS = ("level", "workspace_bytes", "aux_streams")
+BUILD_PARTS = ("level", "workspace_bytes", "aux_streams", "tactics", "fusion")
 """Parts of a key that say how an engine was built, of which its results do not depend."""
 
 _PLACE_PARTS = (
@@ -73,7 +73,7 @@ class EngineKey:
 
     def parts(self) -> dict[str, Scalar]:
         """The key as a flat JSON object: name of each part to its value."""
-        level = self.options.level
+        options = self.options
         return {
             "format": FORMAT,
             **recipe_parts(self.spec),
@@ -81,12 +81,14 @@ class EngineKey:
             "precision": self.spec.precision,
             "graph_sha256": self.graph_sha256,
             "shape": str(self.shape),
-            "tf32": self.options.tf32,
-            "compute_capabilities": ", ".join(sorted(self.options.compute_capabilities)) or None,
+            "tf32": options.tf32,
+            "compute_capabilities": ", ".join(sorted(options.compute_capabilities)) or None,
             **environment_parts(self.flavour, self.flavour_version, self.cuda, self.gpu),
-            "level": USUAL_LEVEL if level is None else level,
-            "workspace_bytes": self.options.workspace_bytes,
-            "aux_streams": self.options.aux_streams,
+            "level": USUAL_LEVEL if options.level is None else options.level,
+            "workspace_bytes": options.workspace_bytes,
+            "aux_streams": options.aux_streams,
+            "tactics": options.tactics or "all",
+            "fusion": options.fusion is not False,
         }
 
     @property
@@ -252,6 +254,8 @@ _LABELS = {
     "workspace_bytes": "workspace",
     "tf32": "TF32",
     "aux_streams": "number of extra streams",
+    "tactics": "choice of kernels",
+    "fusion": "fusion of additions",
     "compute_capabilities": "set of target compute capabilities",
     "flavour": "kind of engine",
     "flavour_version": "TensorRT version",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from srtrt.errors import UsageError
 from srtrt.runtime.engines.flavour import CURRENT
@@ -150,6 +151,12 @@ class EngineOptions:
     """Lets float32 convolutions round their inputs to 10 bits, which changes results."""
     aux_streams: int | None = None
     """Most extra CUDA streams of the engine; None lets the builder decide."""
+    tactics: Literal["all", "plain"] | None = None
+    """``plain`` leaves out convolutions that are generated while building or use edge masks. None
+    takes what was built already, else builds with all."""
+    fusion: bool | None = None
+    """``False`` computes additions apart from the convolutions before them. None takes what was
+    built already, else lets the builder fuse."""
     compute_capabilities: tuple[str, ...] = ()
     """Targets of TensorRT-RTX, such as ``8.9``, or ``current``; empty for all from 8.0."""
 

@@ -29,6 +29,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "the TF32 is True and was False": {"tf32": True},
     "the workspace is 9 and was not set": {"workspace_bytes": 9},
     "the number of extra streams is 0 and was not set": {"aux_streams": 0},
+    "the choice of kernels is plain and was all": {"tactics": "plain"},
+    "the fusion of additions is False and was True": {"fusion": False},
     "the set of target compute capabilities is 7.5 and was not set": {
         "compute_capabilities": ("7.5",)
     },

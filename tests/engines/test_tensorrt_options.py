@@ -47,6 +47,8 @@ def upscaled(picture: Path, model: Path, *options: str) -> Result:
         ("workspace=512", "workspace_bytes", 512 << 20),
         ("tf32=yes", "tf32", True),
         ("aux_streams=2", "aux_streams", 2),
+        ("tactics=plain", "tactics", "plain"),
+        ("fusion=false", "fusion", False),
         ("compute_capabilities=8.6,8.9", "compute_capabilities", "8.6, 8.9"),
         ("product=tensorrt-rtx", "flavour", "tensorrt-rtx"),
     ],
@@ -92,12 +94,12 @@ def test_the_ring_the_binding_and_the_folder_are_those_asked_for(
         opened.append(arguments)
         return device(*arguments)
 
-    def open_rings(plain: Any, form: Any, network: Any, options_for: Any) -> Any:
+    def open_rings(plain: Any, form: Any, network: Any, options_for: Any, *more: Any) -> Any:
         def seen(size: Any) -> RingOptions:
             rings.append(options_for(size))
             return rings[-1]
 
-        return ring(plain, form, network, seen)
+        return ring(plain, form, network, seen, *more)
 
     monkeypatch.setattr(backend_module, "open_device", open_device)
     monkeypatch.setattr(backend_module, "FrameRings", open_rings)
