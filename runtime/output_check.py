@@ -36,7 +36,7 @@ from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.layouts import IMAGE_AXES, input_size
 from srtrt.runtime.models import Model
-from srtrt.runtime.tiling import Window, kept, region
+from srtrt.runtime.tiling import Window, cut_inputs, kept_outputs
 from srtrt.spec import Form
 from srtrt.twin import in_float32
 
@@ -172,17 +172,9 @@ class OutputCheck:
         form = self._backend.form
         if self._exact is None:
             self._exact = open_exact(self._backend.model, form)
-        axes = IMAGE_AXES[form]
-        cut = {name: array for name, array in inputs.items() if name not in axes}
-        for name, (axis, part) in axes.items():
-            frame = inputs[name][index : index + 1]
-            tile = frame[region(axis, part, row, column, 1, computed=True)]
-            cut[name] = np.ascontiguousarray(tile)
-        outputs = self._exact.infer(cut)
-        return {
-            f"{name}_x4": outputs[f"{name}_x4"][kept(axis, part, row, column, self._scale)]
-            for name, (axis, part) in axes.items()
-        }
+        frame = {name: inputs[name][index : index + 1] for name in IMAGE_AXES[form]}
+        outputs = self._exact.infer(cut_inputs({**inputs, **frame}, form, row, column))
+        return kept_outputs(outputs, form, row, column, self._scale)
 
     def close(self) -> None:
         """Closes the engine of the proofs; harmless when repeated."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
@@ -23,12 +23,33 @@ from srtrt.metrics import mod_crop, psnr, psnr_y
 from srtrt.resample import resize_bicubic
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeOptions
+from srtrt.runtime.layouts import input_size
 from srtrt.runtime.models import Model
-from srtrt.spec import Form, Precision
+from srtrt.runtime.tiling import (
+    Cut,
+    alignment,
+    cut_inputs,
+    kept_outputs,
+    margin_for,
+    plan_tiles,
+    sampled_windows,
+    whole_outputs,
+)
+from srtrt.spec import UNBOUNDED, Form, ModelSpec, Precision
 from srtrt.twin import float32_twin
 
 Picture = NDArray[np.uint8]
 """``[H, W, 3]`` RGB with even sides."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+ENOUGH_PIXELS = 1 << 18
+"""LR pixels that a reference computes, which is on the CPU. The figures of these parts are those of
+whole frames of full HD to about half a decibel."""
+
+
+_ORIGINAL_SIDE = 256
+"""LR pixels a side that are computed of an original, as untiled networks take 10 kB a pixel."""
 
 
 @dataclass(frozen=True)
@@ -197,17 +218,115 @@ def graph_backend(name: str, graph: ModelProto, form: Form, precision: Precision
 def measure_parity(reference: Backend, candidate: Backend, pictures: Sequence[Picture]) -> Parity:
     """Runs both backends on every picture and compares their uint8 output.
 
+    Of pictures of more than :data:`ENOUGH_PIXELS` only the parts that :func:`frame_windows` gives
+    are computed, by both.
+
     Raises:
         BackendError: if one of them fails.
     """
-    return compare_outputs(
-        (reference.infer(inputs), candidate.infer(inputs))
-        for inputs in (form_inputs(picture, reference.form) for picture in pictures)
+    spec = reference.spec
+
+    def pairs() -> Iterator[tuple[Arrays, Arrays]]:
+        for picture in pictures:
+            inputs = form_inputs(picture, reference.form)
+            windows = frame_windows(inputs, reference.form, spec, most=ENOUGH_PIXELS)
+            yield (
+                computed_samples(reference, inputs, windows),
+                computed_samples(candidate, inputs, windows),
+            )
+
+    return compare_outputs(pairs())
+
+
+def compare_frames(
+    reference: Backend,
+    frames: Sequence[Arrays],
+    found: Iterable[Arrays],
+    points: Sequence[tuple[int, int]] = (),
+) -> Parity:
+    """Compares frames that an engine computed whole with what a reference computes of them.
+
+    The reference computes exact tiles of at most :data:`ENOUGH_PIXELS` LR pixels in all frames, see
+    :func:`frame_windows`; so large frames take it seconds, and no more memory than small ones.
+
+    Args:
+        reference: see :func:`reference_for`.
+        frames: the inputs, all of one size, with one frame each.
+        found: the outputs of each, in the same order.
+        points: row and column, in LR pixels, of what must be compared in every frame.
+
+    Raises:
+        BackendError: if the reference fails.
+    """
+    form, scale = reference.form, reference.spec.scale
+    share = ENOUGH_PIXELS // max(1, len(frames))
+
+    def pairs() -> Iterator[tuple[Arrays, Arrays]]:
+        for inputs, outputs in zip(frames, found, strict=True):
+            windows = frame_windows(inputs, form, reference.spec, most=share, points=points)
+            yield (
+                computed_samples(reference, inputs, windows),
+                _joined(whole_outputs(outputs, form, *window, scale) for window in windows),
+            )
+
+    return compare_outputs(pairs())
+
+
+def frame_windows(
+    inputs: Arrays,
+    form: Form,
+    spec: ModelSpec,
+    *,
+    most: int,
+    points: Sequence[tuple[int, int]] = (),
+) -> list[Cut]:
+    """The parts of a frame on which it is compared; all of it where it is small.
+
+    A network of which it cannot be told how far it sees needs the whole frame.
+
+    Args:
+        inputs: of one frame, or several of one size.
+        form: their form.
+        spec: of the network.
+        most: LR pixels that are to be computed, margins included.
+        points: row and column, in LR pixels, of what must be in one of the parts.
+    """
+    size = input_size(inputs)
+    if spec.receptive_radius == UNBOUNDED:
+        return list(plan_tiles(size.height, size.width, margin=0, align=1, max_pixels=size.pixels))
+    return sampled_windows(
+        size.height,
+        size.width,
+        margin=margin_for(spec.receptive_radius, form),
+        align=alignment(form),
+        most=most,
+        points=points,
     )
 
 
+def computed_samples(backend: Backend, inputs: Arrays, windows: Sequence[Cut]) -> Arrays:
+    """All samples that a backend computes of some parts of a frame, in one row for each output.
+
+    Raises:
+        BackendError: if it fails.
+    """
+    form, scale = backend.form, backend.spec.scale
+    return _joined(
+        kept_outputs(backend.infer(cut_inputs(inputs, form, *window)), form, *window, scale)
+        for window in windows
+    )
+
+
+def _joined(parts: Iterable[Arrays]) -> Arrays:
+    rows: dict[str, list[NDArray[Any]]] = {}
+    for part in parts:
+        for name, array in part.items():
+            rows.setdefault(name, []).append(array.ravel())
+    return {name: np.concatenate(found) for name, found in rows.items()}
+
+
 def compare_outputs(
-    pairs: Iterator[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]],
+    pairs: Iterable[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]],
 ) -> Parity:
     """Compares pairs of named uint8 outputs."""
     worst, largest, equal, samples, count = math.inf, 0, 0, 0, 0
@@ -233,7 +352,7 @@ def measure_on_originals(
         reference: the generator as trained, or its float32 graph.
         candidate: an artifact of the same form and scale.
         originals: pictures that serve as ground truth; both enlarge their antialiased bicubic
-            reduction. Those smaller than 16x16 are left out.
+            reduction. Those smaller than 16x16 are left out; of very large ones the middle serves.
 
     Returns:
         The figures with ``lost_db`` of the luma, a border of the scale left out, in dB; negative
@@ -246,7 +365,7 @@ def measure_on_originals(
     form, scale = reference.form, reference.spec.scale
     losses, pairs = [], []
     for original in originals:
-        truth = np.ascontiguousarray(mod_crop(original, 2 * scale))
+        truth = np.ascontiguousarray(mod_crop(_middle(original, _ORIGINAL_SIDE * scale), 2 * scale))
         height, width = truth.shape[:2]
         if min(height, width) < 16:
             continue
@@ -258,6 +377,12 @@ def measure_on_originals(
     if not losses:
         raise InputError("all pictures are smaller than 16x16; expected larger ones to compare on.")
     return replace(compare_outputs(iter(pairs)), lost_db=float(np.mean(losses)))
+
+
+def _middle(picture: Picture, side: int) -> Picture:
+    """The middle of a picture, of at most so many pixels a side."""
+    top, left = (max(0, (length - side) // 2) for length in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
 
 
 def _luma_psnr(

@@ -19,13 +19,18 @@ from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.output_check import OutputCheck
 from srtrt.runtime.ring import Pending, in_order
 from srtrt.runtime.select import choose, with_int8_hint
-from srtrt.runtime.tiling import TilePlan, kept, plan_tiles, region
+from srtrt.runtime.tiling import (
+    TilePlan,
+    alignment,
+    cut_inputs,
+    kept_outputs,
+    margin_for,
+    plan_tiles,
+    region,
+)
 from srtrt.runtime.verified import open_verified
 from srtrt.spec import UNBOUNDED, Form, Precision
 from srtrt.weights import DEFAULT_MODEL
-
-_CHROMA_REACH = 2
-"""LR luma pixels that the chroma interpolation of ``yuv420p8`` sees beyond the network."""
 
 
 class Session:
@@ -54,10 +59,8 @@ class Session:
             UsageError: if ``tile`` is none of these.
         """
         self._backend = backend
-        self._yuv = backend.form == "yuv420p8"
-        self._align = 2 if self._yuv else 1
-        reach = radius + (_CHROMA_REACH if self._yuv else 0)
-        self._margin = -(-reach // self._align) * self._align
+        self._align = alignment(backend.form)
+        self._margin = margin_for(radius, backend.form)
         self._side = _parse_tile(tile)
         self._untiled = tile == "none"
         self._pixel_bytes = backend.frame_bytes_per_pixel
@@ -207,30 +210,21 @@ class Session:
     ) -> dict[str, NDArray[Any]]:
         if plan.count == 1:
             return self._backend.infer(inputs)
-        axes = IMAGE_AXES[self._backend.form]
-        tables = {name: array for name, array in inputs.items() if name not in axes}
-        cuts = (
-            tables
-            | {
-                name: np.ascontiguousarray(
-                    inputs[name][region(axis, part, row, column, 1, computed=True)]
-                )
-                for name, (axis, part) in axes.items()
-            }
-            for row, column in plan
-        )
+        form, scale = self._backend.form, self.scale
+        cuts = (cut_inputs(inputs, form, row, column) for row, column in plan)
         outputs: dict[str, NDArray[Any]] = {}
         results = in_order(self._backend.submit, lambda: self._backend.in_flight, cuts)
         for (row, column), result in zip(plan, results, strict=True):
-            for name, (axis, part) in axes.items():
+            tile = kept_outputs(result, form, row, column, scale)
+            for name, (axis, part) in IMAGE_AXES[form].items():
                 key = f"{name}_x4"
                 if key not in outputs:
                     shape = list(inputs[name].shape)
-                    shape[axis] *= self.scale
-                    shape[axis + 1] *= self.scale
+                    shape[axis] *= scale
+                    shape[axis + 1] *= scale
                     outputs[key] = np.empty(shape, result[key].dtype)
-                target = region(axis, part, row, column, self.scale, computed=False)
-                outputs[key][target] = result[key][kept(axis, part, row, column, self.scale)]
+                target = region(axis, part, row, column, scale, computed=False)
+                outputs[key][target] = tile[key]
         return outputs
 
     def close(self) -> None:

@@ -8,13 +8,25 @@ picture stay borders of a tile, so the network's zero padding falls in the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from srtrt.errors import UsageError
+from srtrt.runtime.layouts import IMAGE_AXES
+from srtrt.spec import Form
 
 _MIN_KEPT = 16
 """A tile that keeps fewer LR pixels a side than this wastes nearly all its work."""
+
+_CHROMA_REACH = 2
+"""LR luma pixels that the chroma interpolation of ``yuv420p8`` sees beyond the network."""
+
+_SAMPLED_TILE = 1 << 16
+"""LR pixels of the tiles of frames that are sampled whole."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,10 @@ class Window:
     stop: int
     first: int
     last: int
+
+
+Cut = tuple[Window, Window]
+"""Rows and columns of a tile."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +67,24 @@ class TilePlan:
         height, width = self.tile_size
         return self.count * height * width
 
-    def __iter__(self) -> Iterator[tuple[Window, Window]]:
+    def __iter__(self) -> Iterator[Cut]:
         return ((row, column) for row in self.rows for column in self.columns)
+
+
+def alignment(form: Form) -> int:
+    """What starts and sides of tiles are multiples of, in LR pixels."""
+    return 2 if form == "yuv420p8" else 1
+
+
+def margin_for(radius: int, form: Form) -> int:
+    """LR pixels around a tile that are computed and thrown away.
+
+    Args:
+        radius: the network's receptive radius in LR pixels.
+        form: of the frames.
+    """
+    reach = radius + (_CHROMA_REACH if form == "yuv420p8" else 0)
+    return _up(reach, alignment(form))
 
 
 def split_axis(length: int, count: int, margin: int, align: int) -> tuple[Window, ...]:
@@ -195,3 +227,108 @@ def kept(axis: int, part: int, row: Window, column: Window, scale: int) -> tuple
     spans = [(w.first - w.start, w.last - w.start) for w in (row, column)]
     cut = [slice(a * scale // part, b * scale // part) for a, b in spans]
     return (slice(None),) * axis + tuple(cut)
+
+
+def cut_inputs(
+    inputs: Mapping[str, NDArray[Any]], form: Form, row: Window, column: Window
+) -> dict[str, NDArray[Any]]:
+    """The inputs of a tile, C-contiguous.
+
+    Args:
+        inputs: of whole frames.
+        form: their form.
+        row: rows of the tile.
+        column: columns of the tile.
+    """
+    axes = IMAGE_AXES[form]
+    found = {name: array for name, array in inputs.items() if name not in axes}
+    for name, (axis, part) in axes.items():
+        tile = inputs[name][region(axis, part, row, column, 1, computed=True)]
+        found[name] = np.ascontiguousarray(tile)
+    return found
+
+
+def kept_outputs(
+    outputs: Mapping[str, NDArray[Any]], form: Form, row: Window, column: Window, scale: int
+) -> dict[str, NDArray[Any]]:
+    """What is kept of the outputs of a tile; the arguments of :func:`cut_inputs`."""
+    return {
+        f"{name}_x4": outputs[f"{name}_x4"][kept(axis, part, row, column, scale)]
+        for name, (axis, part) in IMAGE_AXES[form].items()
+    }
+
+
+def whole_outputs(
+    outputs: Mapping[str, NDArray[Any]], form: Form, row: Window, column: Window, scale: int
+) -> dict[str, NDArray[Any]]:
+    """The same part of the outputs of whole frames."""
+    return {
+        f"{name}_x4": outputs[f"{name}_x4"][region(axis, part, row, column, scale, computed=False)]
+        for name, (axis, part) in IMAGE_AXES[form].items()
+    }
+
+
+def sampled_windows(
+    height: int,
+    width: int,
+    *,
+    margin: int,
+    align: int,
+    most: int,
+    points: Sequence[tuple[int, int]] = (),
+) -> list[Cut]:
+    """Tiles in which a frame is to be compared, without computing all of a large one.
+
+    A frame of up to ``most`` pixels is covered whole. Of a larger one the four corners, the middle
+    of each border and the middle are, each with its whole margin, and so are points in none of
+    them. The choice depends on nothing but the arguments.
+
+    Args:
+        height: rows of the frame in LR pixels.
+        width: columns.
+        margin: see :func:`plan_tiles`.
+        align: likewise.
+        most: LR pixels to compute in all, margins included. Where the margins alone take more, it
+            is the corners of the least useful size.
+        points: row and column of what is to be in one of the windows.
+    """
+    if height * width <= most:
+        limit = max(_SAMPLED_TILE, (4 * margin) ** 2)
+        return list(plan_tiles(height, width, margin=margin, align=align, max_pixels=limit))
+    for_points = len(points) * (2 * margin + _MIN_KEPT + align) ** 2
+    side = math.isqrt(max(1, most - for_points))
+    # What a short axis leaves over, the long one takes.
+    down = max(side, side * side // width) if width < side else side
+    across = max(side, side * side // height) if height < side else side
+    rows = _ends_and_middle(height, down, margin, align)
+    columns = _ends_and_middle(width, across, margin, align)
+    windows = [(row, column) for row in rows for column in columns]
+    for y, x in points:
+        if not any(r.first <= y < r.last and c.first <= x < c.last for r, c in windows):
+            windows.append((_around(y, height, margin, align), _around(x, width, margin, align)))
+    return windows
+
+
+def _ends_and_middle(length: int, total: int, margin: int, align: int) -> list[Window]:
+    """Up to three windows of one axis of ``length``, that take ``total`` in all."""
+    if length <= total:
+        return [Window(0, length, 0, length)]
+    kept = (total - 4 * margin) // 3 // align * align
+    middle = kept >= _MIN_KEPT
+    if not middle:
+        kept = max(_MIN_KEPT, (total - 2 * margin) // 2 // align * align)
+    if 2 * (kept + margin) >= length:
+        return [Window(0, length, 0, length)]
+    centre = (length - kept) // 2 // align * align
+    firsts = [0, centre, length - kept] if middle else [0, length - kept]
+    return [_window(first, first + kept, length, margin) for first in firsts]
+
+
+def _around(position: int, length: int, margin: int, align: int) -> Window:
+    """A window of the least useful size around a position."""
+    first = max(0, min(position - _MIN_KEPT // 2, length - _MIN_KEPT)) // align * align
+    return _window(first, min(length, first + _MIN_KEPT), length, margin)
+
+
+def _window(first: int, last: int, length: int, margin: int) -> Window:
+    return Window(max(0, first - margin), min(length, last + margin), first, last)

@@ -13,8 +13,9 @@ from srtrt.runtime.engines.key import EngineShape, InputSize
 from srtrt.runtime.engines.record import BuiltEngine, Verify
 from srtrt.runtime.models import Model
 from srtrt.runtime.parity import (
+    ENOUGH_PIXELS,
     Picture,
-    compare_outputs,
+    compare_frames,
     form_inputs,
     reference_for,
     require_parity,
@@ -25,15 +26,14 @@ Infer = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 RunEngine = Callable[[BuiltEngine, Sequence[Mapping[str, NDArray[Any]]]], list[dict[str, Any]]]
 """Runs an engine that was just built on single frames, and returns their outputs."""
 
-_ENOUGH_PIXELS = 1 << 20
-"""LR pixels on which an engine is compared; the reference runs on the CPU."""
-
 
 def engine_gate(source: Model, run: RunEngine, pictures: Sequence[Picture]) -> Verify:
     """A judge of engines.
 
     The reference is the generator as trained, in PyTorch float32; without PyTorch or a
-    checkpoint, it is the float32 graph in ONNX Runtime.
+    checkpoint, it is the float32 graph in ONNX Runtime. The engine computes whole frames of its
+    size, the reference no more of them than takes seconds: corners, borders, the middle, and a
+    part of each picture, see :func:`srtrt.runtime.parity.compare_frames`.
 
     Args:
         source: the model the engine was made from.
@@ -49,11 +49,9 @@ def engine_gate(source: Model, run: RunEngine, pictures: Sequence[Picture]) -> V
         spec, size = built.spec, EngineShape.parse(built.facts["shape"]).best
         frames = [form_inputs(frame, spec.form) for frame in mosaics(pictures, size)]
         found = run(built, frames)
+        points = _one_of_each(pictures, size)
         with reference_for(source, spec.form) as (reference, against):
-            parity = compare_outputs(
-                (reference.infer(inputs), outputs)
-                for inputs, outputs in zip(frames, found, strict=True)
-            )
+            parity = compare_frames(reference, frames, found, points)
         require_parity(parity, spec.precision, f"the engine of {spec.name} at {size}")
         return {"against": against, **parity.to_dict()}
 
@@ -71,14 +69,28 @@ def mosaics(pictures: Sequence[Picture], size: InputSize) -> list[Picture]:
         Pictures ``[size.height, size.width, 3]``: one for each of ``pictures``, or fewer if they
         are large, and a whole number of batches.
     """
-    frames = min(len(pictures), max(1, _ENOUGH_PIXELS // (size.width * size.height)))
+    frames = min(len(pictures), max(1, ENOUGH_PIXELS // (size.width * size.height)))
     frames = math.ceil(frames / size.batch) * size.batch
     return [_mosaic(pictures, size, first) for first in range(frames)]
 
 
-def _mosaic(pictures: Sequence[Picture], size: InputSize, first: int) -> Picture:
+def _one_of_each(pictures: Sequence[Picture], size: InputSize) -> list[tuple[int, int]]:
+    """Row and column in the middle of each picture, in the first mosaic of them."""
+    numbers = [
+        np.full((*picture.shape[:2], 1), index, np.int32) for index, picture in enumerate(pictures)
+    ]
+    layout = _mosaic(numbers, size, 0)[..., 0]
+    found = []
+    for index in np.unique(layout):
+        rows, columns = np.nonzero(layout == index)
+        middle = len(rows) // 2
+        found.append((int(rows[middle]), int(columns[middle])))
+    return found
+
+
+def _mosaic(pictures: Sequence[NDArray[Any]], size: InputSize, first: int) -> NDArray[Any]:
     """Pictures in rows, from number ``first`` on and around, cut where they do not fit."""
-    canvas = np.empty((size.height, size.width, 3), np.uint8)
+    canvas = np.empty((size.height, size.width, *pictures[0].shape[2:]), pictures[0].dtype)
     row_height = min(picture.shape[0] for picture in pictures)
     index = first
     for top in range(0, size.height, row_height):
