@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from srtrt.benchmarks.latency import measure_latency
+from srtrt.benchmarks.latency import LatencySettings, measure_latency
 from srtrt.benchmarks.parity import measure_parity_of
 from srtrt.benchmarks.quality import measure_quality
 from srtrt.errors import UsageError
@@ -85,11 +85,9 @@ def measure_speed(
         timed = measure_latency(
             name,
             [engine for engine in engines if engine.startswith(package)],
-            width=width,
-            height=height,
-            form="rgb8",
-            rounds=rounds,
-            reference=reference,
+            LatencySettings(
+                width=width, height=height, rounds=rounds, reference=reference, parity=False
+            ),
         )
         rows |= timed["engines"]
     return rows

@@ -22,11 +22,44 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _latency(report: dict[str, Any]) -> str:
-    rows = (
-        [name, f"{row['seconds_per_frame']:.3f}", f"{row['times_faster']:.1f}"]
-        for name, row in report["engines"].items()
+    rows = report["engines"]
+    if any("psnr_db" in row for row in rows.values()):
+        return _engines(rows)
+    return _markdown(
+        ["engine", "seconds", "times faster"],
+        (
+            [name, f"{row['seconds_per_frame']:.3f}", f"{row['times_faster']:.1f}"]
+            for name, row in rows.items()
+        ),
     )
-    return _markdown(["engine", "seconds", "times faster"], rows)
+
+
+def _engines(rows: dict[str, Any]) -> str:
+    """Speed of engines beside what they compute; what was not measured is left open."""
+    head = ["engine", "network, ms", "copies, ms", "frame, ms", "times faster", "frames/s"]
+
+    def cells(name: str, row: dict[str, Any]) -> list[str]:
+        alone = "network_ms" in row
+        copies = row["copy_in_ms"] + row["copy_out_ms"] if alone else 0.0
+        return [
+            name,
+            f"{row['network_ms']:.2f}" if alone else "-",
+            f"{copies:.2f}" if alone else "-",
+            f"{1000 * row['seconds_per_frame']:.2f}",
+            f"{row['times_faster']:.2f}",
+            f"{row['frames_per_second']:.1f}" if "frames_per_second" in row else "-",
+            _decibels(row["psnr_db"]),
+            str(row["max_abs"]),
+            "passed" if row["passes_gate"] else "missed",
+        ]
+
+    body = (cells(name, row) for name, row in rows.items())
+    return _markdown([*head, "parity, dB", "max error", "gate"], body)
+
+
+def _decibels(psnr: float | None) -> str:
+    """Parity; none is what has no error."""
+    return "equal" if psnr is None else f"{psnr:.1f}"
 
 
 def _quality(report: dict[str, Any]) -> str:
@@ -95,10 +128,10 @@ def _parity(report: dict[str, Any]) -> str:
     rows = (
         [
             name,
-            f"{row['psnr_db']:.1f}",
+            _decibels(row["psnr_db"]),
             str(row["max_abs"]),
             f"{100 * row['equal']:.2f}",
-            f"{row['db_lost'] + 0.0:.3f}",
+            f"{row['db_lost'] + 0.0:.3f}" if "db_lost" in row else "-",
         ]
         for name, row in report["engines"].items()
     )

@@ -68,9 +68,7 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
         UsageError: if a name is not one of those known.
         BackendError: if an explicit wish cannot be met; nothing else is taken instead.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
-        hint = " Did you mean 'cuda'?" if device.lower() in ("gpu", "nvidia") else ""
-        raise UsageError(f"device {device!r}: expected auto, cpu or cuda:N.{hint}")
+    require_device(device)
     if precision not in ("auto", *PRECISIONS):
         hint = did_you_mean(precision, PRECISIONS)
         raise UsageError(
@@ -104,6 +102,17 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
             )
         refusals.append(problem)
     raise BackendError(_refusal(candidates, backend, device, precision))
+
+
+def require_device(device: str) -> None:
+    """Refuses what is no name of a device.
+
+    Raises:
+        UsageError: if it is neither ``auto``, ``cpu`` nor ``cuda:N``.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
+        hint = " Did you mean 'cuda'?" if device.lower() in ("gpu", "nvidia") else ""
+        raise UsageError(f"device {device!r}: expected auto, cpu or cuda:N.{hint}")
 
 
 def _refusal(

@@ -119,7 +119,7 @@ class TensorRtBackend(Backend):
             return [Capability(device="cuda:0", precisions=(), reason=str(error))]
         if gpu is None:
             return [Capability(device="cuda:0", precisions=(), reason=f"TensorRT: {_NO_DRIVER}")]
-        return [_capability(flavour, gpu) for flavour in FLAVOURS.values()]
+        return [flavour_capability(flavour, gpu) for flavour in FLAVOURS.values()]
 
     def ring_options(self, size: InputSize) -> RingOptions:
         """How frames of a size are computed: as asked for, as tuned, or the defaults."""
@@ -300,10 +300,11 @@ def _require_target(build: EngineOptions, gpu: GpuFacts) -> None:
         )
 
 
-def _capability(flavour: Flavour, gpu: GpuFacts) -> Capability:
+def flavour_capability(flavour: Flavour, gpu: GpuFacts | None) -> Capability:
+    """What engines of a flavour can compute on a GPU; None is no GPU."""
     problem = unusable_because(flavour, gpu)
-    if problem is not None:
-        return Capability(device="cuda:0", precisions=(), reason=problem)
+    if gpu is None or problem is not None:
+        return Capability(device="cuda:0", precisions=(), reason=problem or _NO_DRIVER)
     reason = f"{flavour.label} {flavour.version()} on {gpu.name}"
     return Capability(device="cuda:0", precisions=_precisions(gpu), reason=reason)
 
