@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Protocol
 
 import numpy as np
@@ -92,14 +93,20 @@ class FrameRings:
         self._release()
         options = self._options_for(size)
         batch = InputSize(width=width, height=height, batch=options.batch)
-        with self._device.current():
-            self._network = self._open_network(batch)
-            layouts = form_layouts(self._form, batch)
-            self._ring = FrameRing(
-                self._device, layouts, self._network.executor, options, self._on_note
-            )
+        layouts = form_layouts(self._form, batch)
+        try:
+            with self._device.current():
+                self._network = self._open_network(batch)
+                ring = self._ring = FrameRing(
+                    self._device, layouts, self._network.executor, options, self._on_note
+                )
+        except BaseException:
+            # Memory that ran out must be free before the next try.
+            with suppress(Exception):
+                self._release()
+            raise
         self._size = size
-        return self._ring
+        return ring
 
     def submit(self, inputs: Arrays) -> Pending:
         """Starts the frames of a batch; several are computed before it returns.
@@ -131,11 +138,15 @@ class FrameRings:
     def _release(self) -> None:
         ring, self._ring = self._ring, None
         network, self._network = self._network, None
-        if ring is not None:
-            ring.close()
-        if network is not None:
-            with self._device.current():
-                network.close()
+        try:
+            if ring is not None:
+                ring.close()
+        finally:
+            if network is not None:
+                with ExitStack() as context:
+                    with suppress(BackendError):  # a device that failed refuses
+                        context.enter_context(self._device.current())
+                    network.close()
 
 
 def rings_for(
