@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +33,14 @@ class Network(Protocol):
 
     def close(self) -> None:
         """Releases it after its executors; harmless when repeated."""
+
+
+@runtime_checkable
+class ResizableNetwork(Network, Protocol):
+    """A network that may serve further sizes of batch without being opened anew."""
+
+    def resize(self, size: InputSize) -> bool:
+        """Makes it ready for another size, once its executors are closed; False if it cannot."""
 
 
 class FrameRings:
@@ -90,23 +97,20 @@ class FrameRings:
                 f"{self._ring.uncollected} frames of {self._size} are in flight; "
                 f"collect them before frames of {size}."
             )
-        self._release()
+        self._release_ring()
         options = self._options_for(size)
         batch = InputSize(width=width, height=height, batch=options.batch)
-        layouts = form_layouts(self._form, batch)
-        try:
-            with self._device.current():
-                self._network = self._open_network(batch)
-                ring = self._ring = FrameRing(
-                    self._device, layouts, self._network.executor, options, self._on_note
-                )
-        except BaseException:
-            # Memory that ran out must be free before the next try.
-            with suppress(Exception):
-                self._release()
-            raise
+        kept = self._network
+        if not (isinstance(kept, ResizableNetwork) and kept.resize(batch)):
+            self._release_network()
+        with self._device.current():
+            self._network = self._network or self._open_network(batch)
+            layouts = form_layouts(self._form, batch)
+            self._ring = FrameRing(
+                self._device, layouts, self._network.executor, options, self._on_note
+            )
         self._size = size
-        return ring
+        return self._ring
 
     def submit(self, inputs: Arrays) -> Pending:
         """Starts the frames of a batch; several are computed before it returns.
@@ -136,17 +140,19 @@ class FrameRings:
         self._device.close()
 
     def _release(self) -> None:
+        self._release_ring()
+        self._release_network()
+
+    def _release_ring(self) -> None:
         ring, self._ring = self._ring, None
+        if ring is not None:
+            ring.close()
+
+    def _release_network(self) -> None:
         network, self._network = self._network, None
-        try:
-            if ring is not None:
-                ring.close()
-        finally:
-            if network is not None:
-                with ExitStack() as context:
-                    with suppress(BackendError):  # a device that failed refuses
-                        context.enter_context(self._device.current())
-                    network.close()
+        if network is not None:
+            with self._device.current():
+                network.close()
 
 
 def rings_for(

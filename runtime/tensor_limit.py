@@ -46,7 +46,7 @@ class TensorLimit:
         """LR pixels of all frames of a batch, with which no tensor is too large."""
         if self.power == 1.0:
             return max(1, MOST_ELEMENTS * self.side**2 // self.elements)
-        times = (MOST_ELEMENTS / self.elements) ** (1 / self.power)
+        times = math.pow(MOST_ELEMENTS / self.elements, 1 / self.power)
         return max(1, math.floor(times * self.side**2))
 
 

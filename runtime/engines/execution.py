@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError, OutputError, forget_frames
+from srtrt.errors import BackendError, DeviceMemoryError, OutputError
 from srtrt.runtime.cuda.device import Device, DeviceMemory, Stream
 from srtrt.runtime.engines.flavour import (
     Flavour,
@@ -18,7 +18,7 @@ from srtrt.runtime.engines.flavour import (
     save_runtime_cache,
 )
 from srtrt.runtime.engines.key import EngineShape, InputSize
-from srtrt.runtime.engines.monitor import Listener
+from srtrt.runtime.engines.monitor import Listener, forget_frames
 from srtrt.runtime.engines.record import BuiltEngine
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.ring import FrameRing, RingOptions, in_order
@@ -42,6 +42,7 @@ class LoadedEngine:
         size: InputSize,
         flavour: Flavour,
         device: Device,
+        takes: EngineShape | None = None,
         runtime_cache: Path | None = None,
         on_note: Note | None = None,
     ) -> None:
@@ -53,6 +54,7 @@ class LoadedEngine:
             size: of the batches it is to compute.
             flavour: what built it.
             device: where it computes; must be current.
+            takes: all sizes that it takes; None if it is not to compute others.
             runtime_cache: file of what TensorRT-RTX compiles on first use; None for none.
             on_note: told in a sentence if that file was discarded or could not be written.
 
@@ -62,7 +64,8 @@ class LoadedEngine:
         """
         self._flavour, self._device = flavour, device
         self._runtime_cache, self._tell = runtime_cache, on_note or (lambda _: None)
-        self._layouts = form_layouts(form, size)
+        self._form, self._layouts = form, form_layouts(form, size)
+        self._takes = takes or EngineShape.of(size)
         self._listener = Listener(trt := flavour.load(), lambda _share, _phase: None)
         self._trt = trt
         self._config: Any = None
@@ -77,6 +80,13 @@ class LoadedEngine:
         except BaseException:
             self._config = self._engine = self._runtime = None
             raise
+
+    def resize(self, size: InputSize) -> bool:
+        """Makes executors for another size of batch from now on; False if it does not take it."""
+        if not self._takes.covers(EngineShape.of(size)):
+            return False
+        self._layouts = form_layouts(self._form, size)
+        return True
 
     def executor(self, stream: Stream) -> EngineExecutor:
         """Opens it for a stream."""

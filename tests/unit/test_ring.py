@@ -302,3 +302,38 @@ def test_rings_follow_the_size_of_the_frames() -> None:
     assert [str(size) for size in opened] == ["2x12x8", "2x6x4"]
     rings.close()
     assert device.open_resources == 0
+
+
+def test_a_network_that_can_stays_open_for_other_sizes() -> None:
+    """One that takes two of three sizes is opened twice, and never used before its ring is gone."""
+    device = PlainDevice()
+    log: list[str] = []
+
+    class Network:
+        def __init__(self, size: InputSize) -> None:
+            self.size = size
+            log.append(f"open {size}")
+
+        def resize(self, size: InputSize) -> bool:
+            if size.width > 8:
+                return False
+            assert device.open_resources == 0
+            log.append(f"resize {size}")
+            self.size = size
+            return True
+
+        def executor(self, _stream: Stream) -> Repeater:
+            return Repeater(device, form_layouts("rgb8", self.size))
+
+        def close(self) -> None:
+            log.append("close")
+
+    options = RingOptions(streams=2, slots=2)
+    rings = FrameRings(device, "rgb8", Network, lambda _: options)
+    (frame,) = rgb(1)
+    for width, height in ((6, 4), (8, 8), (6, 4), (12, 8)):
+        part = np.ascontiguousarray(frame["rgb"][:, :height, :width])
+        np.testing.assert_array_equal(rings.submit({"rgb": part})()["rgb_x4"], enlarged(part, 1))
+    rings.close()
+    assert log == ["open 6x4", "resize 8x8", "resize 6x4", "close", "open 12x8", "close"]
+    assert device.open_resources == 0
