@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, ModelError, PackageError
+from srtrt.errors import BackendError, ModelError, PackageError, first_line
 from srtrt.packages import unusable
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend, Capability
-from srtrt.runtime.cuda.device import Stream
+from srtrt.runtime.backends.torch_streams import Compute, Tensors, TorchNetwork, arithmetic
 from srtrt.runtime.engines.key import InputSize
-from srtrt.runtime.layouts import TensorLayout, form_layouts
+from srtrt.runtime.layouts import form_layouts, input_size
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, RingOptions
 from srtrt.runtime.rings import rings_for
 from srtrt.spec import Form, ModelSpec, Precision
+from srtrt.text import foreign
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Without CUDA graphs of its own: a ring records the compiled kernels with all others.
+_COMPILER: dict[str, Any] = {"backend": "inductor", "options": {"triton.cudagraphs": False}}
+
+_BF16_CAPABILITY = (8, 0)
+"""Compute capability of the first NVIDIA GPUs that multiply in bfloat16; others emulate it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +44,8 @@ class TorchOptions:
     channels_last: bool = True
     """Keeps activations in NHWC order, which is faster on CPU and GPU."""
     compile: bool = False
-    """Lets torch.compile fuse kernels; the first frame of a size then takes a minute or so."""
+    """Lets torch.compile fuse kernels, from the bytes of a frame to those of its result; the first
+    frame of a size then takes a minute or so."""
     ring: RingOptions | None = None
     """Frames in flight, as soon as one of these is given, on the CPU with threads for streams; by
     default on a GPU where a package to call CUDA is installed, and one after the other elsewhere.
@@ -81,8 +89,11 @@ class TorchBackend(Backend):
         network = network.eval().to(device, types[precision])
         # Module.to accepts a memory format, which its annotations leave out.
         self._network = network.to(memory_format=layout)  # type: ignore[call-overload]
-        if options.compile:
-            self._network.compile(dynamic=False)
+        if device != "cpu":
+            # Weights were cast on the default stream, and streams of a ring do not wait for it.
+            torch.cuda.synchronize(device)
+        self._compiled: tuple[InputSize, Compute] | None = None
+        self._size: InputSize | None = None
         self._records = (options.ring or RingOptions()).graph
         self._rings = rings_for(device, form, self._network_for, options.ring, self.notes.append)
 
@@ -108,24 +119,50 @@ class TorchBackend(Backend):
         # PyTorch would emulate bfloat16, tens of times slower than float32.
         here: tuple[Precision, ...] = ("fp32", "bf16") if this_processor().bf16 else ("fp32",)
         cpu = Capability(device="cpu", precisions=here, reason=f"{version}, CPU")
-        if torch.cuda.is_available():
-            reason = f"{version} on {torch.cuda.get_device_name(0)}"
-            cuda = Capability(device="cuda:0", precisions=("fp16", "bf16", "fp32"), reason=reason)
-            return [cuda, cpu]
-        reason = f"{version} sees no CUDA device"
-        return [Capability(device="cuda:0", precisions=(), reason=reason), cpu]
+        return [_gpu_capability(torch, version), cpu]
 
-    def _network_for(self, size: InputSize) -> _TorchNetwork:
-        layouts = form_layouts(self.form, size)
-        return _TorchNetwork(self._torch, self.device, layouts, self._forward, self._records)
+    def _network_for(self, size: InputSize) -> TorchNetwork:
+        return TorchNetwork(
+            torch=self._torch,
+            device=self.device,
+            layouts=form_layouts(self.form, size),
+            compute=self._compute_for(size),
+            graph=self._records,
+            tell=self.notes.append,
+        )
+
+    def _compute_for(self, size: InputSize) -> Compute:
+        """The whole form, from inputs into outputs; compiled, if asked for, for this size alone."""
+
+        def compute(inputs: Tensors, outputs: Tensors) -> None:
+            for name, result in self._forward(inputs).items():
+                outputs[name].copy_(result)
+
+        if not self.options.compile:
+            return compute
+        if self._compiled is None or self._compiled[0] != size:
+            own = _with_own_code(compute)
+            compiled = self._torch.compile(own, dynamic=False, fullgraph=True, **_COMPILER)
+            self._compiled = size, compiled
+        return self._compiled[1]
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        torch = self._torch
-        tensors = {k: torch.tensor(v, device=self.device) for k, v in inputs.items()}
-        with torch.inference_mode():
-            return {name: t.cpu().numpy() for name, t in self._forward(tensors).items()}
+        torch, size = self._torch, input_size(inputs)
+        compute = self._compute_for(size)
+        if self.device != "cpu" and self._size not in (None, size):
+            torch.cuda.empty_cache()  # pieces of another size only lie in the way
+        self._size = size
+        given = {name: torch.tensor(array, device=self.device) for name, array in inputs.items()}
+        results = {
+            each.name: torch.empty(each.shape, dtype=torch.uint8, device=self.device)
+            for each in form_layouts(self.form, size)
+            if not each.is_input
+        }
+        with arithmetic(torch, self.device, fixed_size=False), torch.inference_mode():
+            compute(given, results)
+            return {name: result.cpu().numpy() for name, result in results.items()}
 
-    def _forward(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _forward(self, tensors: Tensors) -> dict[str, Tensor]:
         return (self._rgb8 if self.form == "rgb8" else self._yuv420p8)(tensors)
 
     def _network_on(self, x: Tensor) -> Tensor:
@@ -136,11 +173,11 @@ class TorchBackend(Backend):
     def _to_bytes(self, x: Tensor) -> Tensor:
         return x.clamp(0, 255).round().to(self._torch.uint8).contiguous()
 
-    def _rgb8(self, t: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _rgb8(self, t: Tensors) -> dict[str, Tensor]:
         sr = self._network_on(t["rgb"].permute(0, 3, 1, 2).float() / 255)
         return {"rgb_x4": self._to_bytes(255 * sr.permute(0, 2, 3, 1))}
 
-    def _yuv420p8(self, t: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _yuv420p8(self, t: Tensors) -> dict[str, Tensor]:
         torch = self._torch
         chroma = _upsample_chroma(torch, t["uv"].float(), t["chroma_up"])
         yuv = torch.cat([t["y"].float(), chroma], dim=1)
@@ -164,100 +201,50 @@ class TorchBackend(Backend):
             raise
 
     def _release(self) -> None:
-        del self._network
+        del self._network, self._generator
+        self._compiled = None
         if self.device != "cpu":
             self._torch.cuda.empty_cache()
 
 
-@dataclass(frozen=True)
-class _TorchNetwork:
-    """The network for one size of batch; it has nothing of its own to release."""
+def _gpu_capability(torch: Any, version: str) -> Capability:
+    """What PyTorch can do on the first GPU; a driver that is there and fails is warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            if torch.cuda.is_available():
+                name = torch.cuda.get_device_name(0)
+                bf16 = torch.cuda.get_device_capability(0) >= _BF16_CAPABILITY
+                kinds: tuple[Precision, ...] = (
+                    ("fp16", "bf16", "fp32") if bf16 else ("fp16", "fp32")
+                )
+                reason = f"{version} on {name}{_said(caught)}"
+                return Capability(device="cuda:0", precisions=kinds, reason=reason)
+            problem = _said(caught)
+        except (RuntimeError, AssertionError) as error:
+            problem = f": {first_line(error)}"
+    built = "sees no CUDA device" if torch.version.cuda else "is built without CUDA"
+    reason = f"{version} {built}{problem}"
+    return Capability(device="cuda:0", precisions=(), reason=reason)
 
-    torch: Any
-    device: str
-    layouts: Sequence[TensorLayout]
-    forward: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    graph: bool
 
-    def executor(self, stream: Stream) -> _TorchExecutor:
-        return _TorchExecutor(self, stream)
-
-    def close(self) -> None:
-        pass
+def _said(caught: list[warnings.WarningMessage]) -> str:
+    """The first warning, as the end of a sentence."""
+    return f": {foreign(str(caught[0].message).splitlines()[0])}" if caught else ""
 
 
-class _TorchExecutor:
-    """The network on one stream, between addresses.
+def _with_own_code(function: Any) -> Any:
+    """The same function, whose compiled versions count for no other.
 
-    On a GPU it records its kernels with PyTorch's own CUDA graphs, which keep the memory between
-    them; a recording from outside would share that memory with whatever PyTorch does next.
+    PyTorch compiles a function for a few sizes only and then silently stops.
     """
-
-    capturable = False
-
-    def __init__(self, network: _TorchNetwork, stream: Stream) -> None:
-        self._network, self._torch = network, network.torch
-        self._stream: Any = None
-        if network.device != "cpu":
-            self._stream = self._torch.cuda.ExternalStream(stream.handle, device=network.device)
-
-    def bind(self, addresses: Mapping[str, int]) -> Callable[[], None]:
-        torch, layouts = self._torch, self._network.layouts
-        tensors = {each.name: self._tensor(addresses[each.name], each) for each in layouts}
-        inputs = {each.name: tensors[each.name] for each in layouts if each.is_input}
-
-        def compute() -> None:
-            with torch.inference_mode():
-                for name, result in self._network.forward(inputs).items():
-                    tensors[name].copy_(result)
-
-        if self._stream is None:
-            return compute
-
-        def in_stream() -> None:
-            with torch.cuda.stream(self._stream):
-                compute()
-
-        in_stream()  # kernels are chosen on first use, which cannot be recorded
-        self._stream.synchronize()
-        if not self._network.graph:
-            return in_stream
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            compute()
-
-        def replay() -> None:
-            with torch.cuda.stream(self._stream):
-                graph.replay()
-
-        return replay
-
-    def _tensor(self, address: int, layout: TensorLayout) -> Tensor:
-        """A tensor in memory that is not PyTorch's."""
-        if self._stream is None:
-            memory = (ctypes.c_uint8 * layout.nbytes).from_address(address)
-            array = np.ctypeslib.as_array(memory).view(layout.dtype).reshape(layout.shape)
-            host: Tensor = self._torch.from_numpy(array)
-            return host
-        described = _CudaArray(address, layout)
-        tensor: Tensor = self._torch.as_tensor(described, device=self._network.device)
-        return tensor
-
-    def close(self) -> None:
-        self._stream = None
-
-
-class _CudaArray:
-    """Memory on a GPU, described by version 3 of the CUDA array interface."""
-
-    def __init__(self, address: int, layout: TensorLayout) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": layout.shape,
-            "typestr": layout.dtype.str,
-            "data": (address, False),
-            "strides": None,
-            "version": 3,
-        }
+    return FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
 
 
 def _affine(torch: Any, matrix: Tensor, x: Tensor) -> Tensor:

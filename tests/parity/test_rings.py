@@ -133,10 +133,10 @@ def test_device_layer_on_a_gpu(binding: Any) -> None:
         def bind(self, addresses: Mapping[str, int]) -> Callable[[], None]:
             import torch
 
-            from srtrt.runtime.backends.torch import _CudaArray
+            from srtrt.runtime.backends.torch_streams import CudaArray
 
             source, target = (
-                torch.as_tensor(_CudaArray(addresses[each.name], each), device="cuda")
+                torch.as_tensor(CudaArray(addresses[each.name], each), device="cuda")
                 for each in layouts
             )
 

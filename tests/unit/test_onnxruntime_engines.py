@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import host_device
 import numpy as np
 import onnxruntime
 import pytest
+from host_device import HostDevice
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -35,8 +37,6 @@ from srtrt.runtime.backends.onnxruntime import (
     OnnxRuntimeTensorRtBackend,
 )
 from srtrt.runtime.backends.onnxruntime_gpu import needed_libraries
-from srtrt.runtime.cuda.device import Stream
-from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import form_inputs, read_pictures
@@ -66,31 +66,9 @@ def without_rings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srtrt.runtime.rings.installed_binding", lambda: None)
 
 
-class HostDevice(PlainDevice):
-    """A GPU in host memory, whose streams must outlive the sessions that compute on them."""
-
-    def __init__(self, machine: OrtGpu) -> None:
-        super().__init__()
-        self.machine = machine
-
-    def stream(self) -> Stream:
-        stream = super().stream()
-        close = stream.close
-
-        def checked() -> None:
-            assert stream.handle not in self.machine.streams_in_use(), "a session outlives it"
-            close()
-
-        stream.close = checked  # type: ignore[method-assign]
-        return stream
-
-
 @pytest.fixture
 def device(machine: OrtGpu, monkeypatch: pytest.MonkeyPatch) -> HostDevice:
-    opened = HostDevice(machine)
-    monkeypatch.setattr("srtrt.runtime.rings.open_device", lambda _device: opened)
-    monkeypatch.setattr("srtrt.runtime.rings.installed_binding", lambda: "cuda-python")
-    return opened
+    return host_device.install(monkeypatch, machine.streams_in_use)
 
 
 def frames(form: Form, width: int = 32, height: int = 24, count: int = 3) -> list[Any]:
