@@ -23,5 +23,6 @@ for _command in (
     speed_command.training,
     speed_command.precisions,
     speed_command.throughput,
+    speed_command.profile,
 ):
     benchmark.add_command(_command)

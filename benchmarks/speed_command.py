@@ -285,6 +285,42 @@ def throughput(
     show("throughput", result, out)
 
 
+@click.command(cls=Measurement)
+@model_option
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@click.option(
+    "--precision", default="fp32", show_default=True, type=OneOf(["fp32", "fp16", "bf16"])
+)
+@click.option("--size", default="480x270", show_default=True, metavar="WxH", help="LR frame size.")
+@click.option("--rounds", default=10, show_default=True, type=Whole(1))
+@click.option("--variant", "variants", multiple=True, help="May be repeated; by default all.")
+@out_option
+def profile(
+    model: str,
+    device: str,
+    precision: Any,
+    size: str,
+    rounds: int,
+    variants: tuple[str, ...],
+    out: ReportPlace | None,
+) -> None:
+    """Where PyTorch's time of one frame goes, and what other ways to compute it would save."""
+    from srtrt.benchmarks.frame_profile import VARIANTS, profile_frame
+    from srtrt.runtime.engines.key import InputSize
+
+    width, height = frame_size(size)
+    result = profile_frame(
+        model,
+        InputSize(width=width, height=height),
+        device=device,
+        precision=precision,
+        rounds=rounds,
+        variants=variants or tuple(VARIANTS),
+        on_done=progress,
+    )
+    show("profile", result, out)
+
+
 def _chosen(
     asked: tuple[str, ...], model: str, device: str, usual: Sequence[str] = DEFAULT_ENGINES
 ) -> tuple[tuple[str, ...], dict[str, Any]]:

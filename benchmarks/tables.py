@@ -199,6 +199,35 @@ def _training(report: dict[str, Any]) -> str:
     return _markdown(["loop", "steps/s", "seconds"], rows)
 
 
+def _profile(report: dict[str, Any]) -> str:
+    rows = (
+        [name, f"{row['ms']:.3f}", f"{row['times_faster']:.2f}", f"{row['max_difference']:.2f}"]
+        if "ms" in row
+        else [name, "-", "-", "-"]
+        for name, row in report["variants"].items()
+    )
+    return _markdown(["way", "network, ms", "times faster", "max difference"], rows)
+
+
+def _throughput(report: dict[str, Any]) -> str:
+    """Frames in flight of PyTorch at each size, against the matrix product of the same run."""
+    kept = ("copy_ms", "matmul_bound_ms", "timeline")
+    rows = (
+        [
+            size,
+            name,
+            f"{figures['frames_per_second']:.1f}",
+            f"{figures['ms_per_frame']:.2f}",
+            f"{row['matmul_bound_ms']:.2f}",
+            f"{100 * figures['share_of_matmul']:.0f}",
+        ]
+        for size, row in report["sizes"].items()
+        for name, figures in row.items()
+        if name not in kept
+    )
+    return _markdown(["frame", "way", "frames/s", "ms", "bound, ms", "of matmul, %"], rows)
+
+
 def _fuzz(report: dict[str, Any]) -> str:
     """How damaged files of each kind ended; a fault is whatever is no clean end."""
     faults = dict.fromkeys(report["kinds"], 0)
@@ -228,6 +257,8 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "int8": _int8,
     "instruction-sets": _instruction_sets,
+    "profile": _profile,
+    "throughput": _throughput,
     "fuzz": _fuzz,
 }
 
