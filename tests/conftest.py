@@ -19,15 +19,24 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 NEEDS_TORCH = "needs PyTorch, which is not installed"
 
 
+LACKING_ON_GPU_MACHINES = ("av", "hypothesis", "onnxruntime", "openvino")
+"""Modules without which a machine that is lent for its GPU must do; the tests that need none of
+them run there. Elsewhere their absence is an error."""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Skips a file of tests that imports PyTorch where there is none."""
     report = yield
-    if not HAS_TORCH and report.failed and "No module named 'torch'" in str(report.longrepr):
-        report.outcome = "skipped"
-        report.longrepr = (str(collector.path), 1, f"Skipped: {NEEDS_TORCH}")
+    gpu_alone = collector.config.option.markexpr == "gpu"
+    for module in ("torch", *(LACKING_ON_GPU_MACHINES if gpu_alone else ())):
+        missing = report.failed and f"No module named '{module}" in str(report.longrepr)
+        if missing and importlib.util.find_spec(module) is None:
+            reason = NEEDS_TORCH if module == "torch" else f"needs {module}, which is not installed"
+            report.outcome = "skipped"
+            report.longrepr = (str(collector.path), 1, f"Skipped: {reason}")
     return report
 
 
