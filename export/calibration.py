@@ -143,7 +143,7 @@ def run_network(model: ModelProto, crops: Batch) -> Batch:
     """The output of a whole network for each crop, in ONNX Runtime on the CPU.
 
     Raises:
-        MissingPackageError: if onnxruntime is not installed.
+        PackageError: if ONNX Runtime is not installed.
     """
     return [outputs[0] for outputs in run_graph(model, crops)]
 

@@ -122,6 +122,7 @@ def export(
     for folder in (verify, calibrate if {"int8", "fp8"} & set(precision) else None):
         if folder is not None:
             list_images([Path(folder)])
+    packages.require_onnxruntime("`srtrt export`")
     packages.load(["srtrt.export.api"], extra="export", purpose="`srtrt export`")
     how: dict[str, Any] = {
         "verify": Path(verify) if verify else None,

@@ -169,7 +169,7 @@ def quantise_network(
         InputError: if there is no picture.
         ModelError: if the network is not of the expected kind, ``precision`` is another, ``keep``
             names none of its convolutions, or the target cannot be reached.
-        MissingPackageError: if onnxruntime is not installed.
+        PackageError: if ONNX Runtime is not installed.
     """
     if precision not in GRIDS:
         raise ModelError(f"precision {precision!r} needs no calibration; {' and '.join(GRIDS)} do.")

@@ -63,7 +63,7 @@ def quantised_network(
     Raises:
         InputError: if there is no picture.
         ModelError: if the network cannot be quantised.
-        MissingPackageError: if onnxruntime is not installed.
+        PackageError: if ONNX Runtime is not installed.
     """
     typed, report = quantise_network(
         network, pictures, precision=precision, on_progress=on_progress

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from srtrt.errors import MissingPackageError
+from srtrt.packages import unusable
 from srtrt.runtime.threads import engine_threads
 
 
@@ -24,7 +24,7 @@ def run_graph(
         optimise: False runs the graph node by node as it is written.
 
     Raises:
-        MissingPackageError: if onnxruntime is not installed.
+        PackageError: if ONNX Runtime is not installed.
     """
     session = quiet_session(model, optimise=optimise)
     name = session.get_inputs()[0].name
@@ -35,12 +35,12 @@ def quiet_session(model: ModelProto, *, optimise: bool = True) -> Any:
     """A session that neither logs warnings nor keeps threads busy when it has nothing to do.
 
     Raises:
-        MissingPackageError: if onnxruntime is not installed.
+        PackageError: if ONNX Runtime is not installed.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackageError("onnxruntime", "export", "measuring a graph") from error
+        raise unusable("onnxruntime", error, "cpu", "measuring a graph") from error
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     settings.intra_op_num_threads = engine_threads(0)

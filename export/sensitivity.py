@@ -87,7 +87,7 @@ def choose_layers(
 
     Raises:
         ParityError: if too many would have to be kept for their range.
-        MissingPackageError: if onnxruntime is not installed.
+        PackageError: if ONNX Runtime is not installed.
     """
     nodes, _ = network_nodes(network.graph)
     ranges = activation_ranges(network, pictures)

@@ -11,8 +11,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from srtrt.errors import SrtrtError
-from srtrt.packages import broken, import_openvino, installed, owners_of_cv2, untried
+from srtrt.errors import BrokenPackageError, SrtrtError
+from srtrt.packages import (
+    broken,
+    import_openvino,
+    installed,
+    onnxruntime_clash,
+    owners_of_cv2,
+    untried,
+)
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.video import pyav
 from srtrt.runtime.video.codecs import CODECS, ordinary_priority, quiet_svt
@@ -92,16 +99,15 @@ def _check_onnx(_name: str) -> None:
     onnx.checker.check_model(_doubling(), full_check=True)
 
 
-def _check_onnxruntime(name: str) -> str | None:
+def _check_onnxruntime(_name: str) -> None:
     ort = importlib.import_module("onnxruntime")
     session = ort.InferenceSession(
         _doubling().SerializeToString(), providers=["CPUExecutionProvider"]
     )
     _compare(session.run(None, {"x": np.ones((1, 3), np.float32)})[0])
-    other = "onnxruntime" if name == "onnxruntime-gpu" else "onnxruntime-gpu"
-    if installed(other) is None:
-        return None
-    return f"{name} and {other} own the same module; uninstall both, then install one."
+    clash = onnxruntime_clash()
+    if clash:
+        raise BrokenPackageError(clash)
 
 
 def _check_openvino(_name: str) -> None:

@@ -20,6 +20,7 @@ from srtrt.datasets import list_images, read_rgb8
 from srtrt.errors import InputError, ParityError
 from srtrt.graph import REDUCED_TYPES
 from srtrt.metrics import mod_crop, psnr, psnr_y
+from srtrt.packages import require_onnxruntime
 from srtrt.resample import resize_bicubic
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeOptions
@@ -191,15 +192,32 @@ def reference_for(model: Model, form: Form) -> Iterator[tuple[Backend, str]]:
     installed; else the model's graph in ONNX Runtime on the CPU.
 
     Raises:
-        MissingPackageError: if neither PyTorch nor ONNX Runtime is installed.
+        PackageError: see :func:`require_reference`.
     """
-    if model.checkpoint_path is not None and find_spec("torch") and find_spec("safetensors"):
+    require_reference(model)
+    if _has_pytorch(model):
         with reference_backend(model, form) as reference:
             yield reference, "PyTorch fp32"
         return
     precision = model.spec.precision
     with OnnxRuntimeBackend(model, form=form, device="cpu", precision=precision) as reference:
         yield reference, f"the {precision} graph in onnxruntime"
+
+
+def require_reference(model: Model) -> None:
+    """Makes sure, before an engine is built, that there is something to compare it with.
+
+    Raises:
+        PackageError: if there is neither PyTorch, or no checkpoint for it, nor ONNX Runtime, or
+            if ONNX Runtime is there twice.
+    """
+    if not _has_pytorch(model):
+        require_onnxruntime("comparing an engine with the graph it is built from")
+
+
+def _has_pytorch(model: Model) -> bool:
+    packages = ("torch", "safetensors")
+    return model.checkpoint_path is not None and all(map(find_spec, packages))
 
 
 def graph_backend(name: str, graph: ModelProto, form: Form, precision: Precision) -> Backend:

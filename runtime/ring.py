@@ -2,46 +2,34 @@
 
 A slot of the ring is one batch of frames: page-locked host memory, device memory, and an event.
 Slots take turns on the streams. A frame is copied into its slot, and copy in, computing and copy
-out are given to the slot's stream at once, as one recorded graph where the device can record. The
-host waits for a slot only when its result is asked for.
+out are given to the slot's stream at once; copying in and computing are one recorded graph where
+the device can record. Inputs that are no images (colour tables) go up only when they change. The
+host waits for a slot only when its result is asked for, and hands over the memory it was written
+to.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, UsageError
-from srtrt.runtime.cuda.device import Device, DeviceMemory, Event, Graph, HostMemory, Stream
+from srtrt.errors import BackendError, DeviceMemoryError, UsageError, forget_frames
+from srtrt.runtime.cuda.device import Device, Event, Stream
 from srtrt.runtime.layouts import TensorLayout
+from srtrt.runtime.pinned import ResultMemory
+from srtrt.runtime.slots import Arrays as Arrays
+from srtrt.runtime.slots import Executor as Executor
+from srtrt.runtime.slots import Slot, result_parts
 
-Arrays = Mapping[str, NDArray[Any]]
+Bytes = NDArray[np.uint8]
 Pending = Callable[[], dict[str, NDArray[Any]]]
-"""Waits for the outputs of one frame and returns them as new arrays; called once."""
-
-
-class Executor(Protocol):
-    """A network that computes on one stream, between memory whose addresses it is told."""
-
-    @property
-    def capturable(self) -> bool:
-        """Whether its work can be recorded; asked after the first computation."""
-
-    def bind(self, addresses: Mapping[str, int]) -> Callable[[], None]:
-        """Prepares computing between these addresses of all tensors.
-
-        Returns:
-            A function that gives one computation to the stream, and does not wait for it.
-        """
-
-    def close(self) -> None:
-        """Releases it; harmless when repeated."""
+"""Waits for the outputs of one frame, which are the caller's from then on; called once."""
 
 
 _MOST = 256
@@ -64,7 +52,7 @@ class RingOptions:
     batch: int = 1
     """Frames computed at once."""
     graph: bool = field(default=True, metadata={"device": "cuda"})
-    """Records copy in, computing and copy out as one graph, where device and network can."""
+    """Records copying in and computing as one graph, where device and network can."""
     trace: bool = field(default=False, metadata={"refused": _TRACE_REFUSED})
     """Measures when each part of a batch runs, see :meth:`FrameRing.times`; without such graphs."""
 
@@ -113,35 +101,16 @@ class StageTimes:
 
 
 @dataclass(kw_only=True)
-class _Slot:
-    """One batch on its way."""
-
-    index: int
-    stream: Stream
-    host: dict[str, HostMemory]
-    device: dict[str, DeviceMemory]
-    views: dict[str, NDArray[Any]]
-    """The host memory as arrays of the tensors' shapes."""
-    done: Event
-    marks: list[Event]
-    """Start, copied in, computed; only if traced."""
-    executor: Executor
-    compute: Callable[[], None]
-    graph: Graph | None = None
-    flight: _Flight | None = None
-    """What is in it; None if it is free."""
-
-
-@dataclass(kw_only=True)
 class _Flight:
     """One use of a slot."""
 
-    slot: _Slot
+    slot: Slot
+    tables: dict[str, bytes]
     frames: int = 0
-    launched: bool = False
-    tables: dict[str, NDArray[Any]] = field(default_factory=dict)
-    outputs: dict[str, NDArray[Any]] | None = None
-    """Of all frames, once the first was asked for; from then on the slot is free."""
+    memory: list[Bytes] = field(default_factory=list)
+    """Where the results of its frames are written; empty until it is launched."""
+    results: dict[int, dict[str, NDArray[Any]]] | None = None
+    """Of the frames that were not asked for yet; from then on the slot is free."""
 
 
 class FrameRing:
@@ -171,31 +140,88 @@ class FrameRing:
             DeviceMemoryError: if memory does not suffice.
             BackendError: if the network fails.
         """
-        self._device, self._layouts, self._options = device, layouts, options
+        self._device, self._options = device, options
         self._inputs = [each for each in layouts if each.is_input]
-        self._outputs = [each for each in layouts if not each.is_input]
         self._tell = on_note or (lambda _: None)
         self._times: list[StageTimes] = []
         self._next = self._uncollected = 0
-        with ExitStack() as stack, device.current():
-            self._streams = [self._owned(stack, device.stream()) for _ in range(options.streams)]
-            try:
-                executors = [self._owned(stack, open_executor(each)) for each in self._streams]
-                self._slots = [
-                    self._slot(stack, index, executors[index % options.streams])
-                    for index in range(options.slots)
-                ]
+        self._streams: list[Stream] = []
+        self._slots: list[Slot] = []
+        self._flights: dict[int, _Flight] = {}
+        self._recorded = False
+        self._failure: BackendError | None = None
+        self._stack = ExitStack()
+        try:
+            with device.current():
+                self._open(layouts, open_executor)
+        except BaseException as error:
+            forget_frames(error)
+            with suppress(Exception):  # the first error is the one to see
+                self.close()
+            raise
+
+    def _open(
+        self, layouts: Sequence[TensorLayout], open_executor: Callable[[Stream], Executor]
+    ) -> None:
+        """Makes everything, in the order in which it must outlive one another."""
+        device, options = self._device, self._options
+        for _ in range(options.streams):
+            self._streams.append(self._owned(device.stream()))
+        for index in range(options.slots):
+            stream = self._streams[index % options.streams]
+            slot = Slot(device, layouts, stream, index, trace=options.trace)
+            self._slots.append(self._owned(slot))
+        parts = result_parts([each for each in layouts if not each.is_input])
+        nbytes = sum(each for _, _, each in parts)
+        self._memory = self._owned(ResultMemory(device, nbytes, self.capacity))
+        executors = [self._owned(open_executor(each)) for each in self._streams]
+        self._stack.callback(self._unbind)
+        for slot in self._slots:
+            slot.bind(executors[slot.index % options.streams])
+        for slot in self._slots:
+            self._warm_up(slot)
+        if options.graph and device.captures and not options.trace:
+            self._record([executor.capturable for executor in executors])
+        if options.trace:
+            self._origin: Event = self._owned(device.event(timed=True))
+            self._origin.record(self._streams[0])
+            self._origin.wait()
+
+    def _owned(self, resource: Any) -> Any:
+        self._stack.callback(resource.close)
+        return resource
+
+    def _unbind(self) -> None:
+        """Lets go of the networks, which may keep their memory as long as they are bound."""
+        for slot in self._slots:
+            slot.unbind()
+
+    def _warm_up(self, slot: Slot) -> None:
+        """Computes once, as kernels are loaded on first use."""
+        tables = {each.name: bytes(each.nbytes) for each in self._inputs if not each.is_image}
+        memory = [self._memory.take() for _ in range(self._options.batch)]
+        slot.start(tables, memory)
+        slot.wait()
+        for each in memory:
+            self._memory.give_back(each)
+
+    def _record(self, capturable: Sequence[bool]) -> None:
+        """Records graphs; where that is refused, batches are launched piece by piece."""
+        try:
+            if all(capturable):
                 for slot in self._slots:
-                    self._warm_up(stack, slot)
-                if options.trace:
-                    self._origin: Event = self._owned(stack, device.event(timed=True))
-                    self._origin.record(self._streams[0])
-                    self._origin.wait()
-            except BaseException:
-                # Work that is under way must end before anything it uses is given back.
-                self._drain()
-                raise
-            self._stack = stack.pop_all()
+                    slot.record()
+                self._recorded = True
+        except DeviceMemoryError:
+            raise
+        except BackendError as error:
+            for slot in self._slots:
+                slot.forget_graph()
+                slot.stream.synchronize()  # a device that is dead says so here
+            self._tell(
+                f"The GPU's work could not be recorded as a graph ({str(error).rstrip('.')}), so "
+                "it is launched piece by piece, which is slower for small frames."
+            )
 
     @property
     def capacity(self) -> int:
@@ -204,13 +230,13 @@ class FrameRing:
 
     @property
     def uncollected(self) -> int:
-        """How many frames were submitted and not collected."""
-        return self._uncollected
+        """How many frames were submitted and can still be collected."""
+        return 0 if self._failure else self._uncollected
 
     @property
     def uses_graphs(self) -> bool:
         """Whether batches are launched as recorded graphs."""
-        return all(slot.graph is not None for slot in self._slots)
+        return self._recorded
 
     def submit(self, inputs: Arrays) -> Pending:
         """Starts one frame; returns before it is computed.
@@ -224,40 +250,39 @@ class FrameRing:
 
         Raises:
             UsageError: if an input is missing or has another shape.
-            BackendError: if :attr:`capacity` frames are uncollected.
+            BackendError: if :attr:`capacity` frames are uncollected, or the ring failed before.
+            DeviceMemoryError: if memory ran out.
         """
         self._check(inputs)
-        with self._device.current():
-            flight = self._boarding(inputs)
-            place = flight.frames
-            views = flight.slot.views
-            for layout in self._inputs:
-                if layout.is_image:
-                    views[layout.name][place] = inputs[layout.name][0]
-                elif place == 0:
-                    views[layout.name][...] = inputs[layout.name]
-                    flight.tables[layout.name] = np.array(inputs[layout.name])
-            flight.frames += 1
-            self._uncollected += 1
-            if flight.frames == self._options.batch:
-                self._launch(flight)
-        return lambda: self._collect(flight, place)
-
-    def _boarding(self, inputs: Arrays) -> _Flight:
-        """The batch that the next frame joins."""
-        flight = self._slots[self._next].flight
-        if flight is not None and not flight.launched and not _same_tables(flight, inputs):
-            self._launch(flight)
-            flight = self._slots[self._next].flight
+        tables = {
+            each.name: inputs[each.name].tobytes() for each in self._inputs if not each.is_image
+        }
+        with self._working():
+            flight = self._boarding(tables)
+            if flight is not None:
+                place = flight.frames
+                flight.slot.put(inputs, place)
+                flight.frames += 1
+                if flight.frames == self._options.batch:
+                    self._launch(flight)
         if flight is None:
-            slot = self._slots[self._next]
-            flight = slot.flight = _Flight(slot=slot)
-        elif flight.launched:
             raise BackendError(
                 f"{self._uncollected} frames are in flight and none was collected; "
                 "collect one before submitting more."
             )
-        return flight
+        self._uncollected += 1
+        return lambda: self._collect(flight, place)
+
+    def _boarding(self, tables: dict[str, bytes]) -> _Flight | None:
+        """The batch that a frame with these tables joins; None if no slot is free."""
+        flight = self._flights.get(self._next)
+        if flight is not None and not flight.memory and flight.tables != tables:
+            self._launch(flight)
+            flight = self._flights.get(self._next)
+        if flight is None:
+            flight = _Flight(slot=self._slots[self._next], tables=tables)
+            self._flights[self._next] = flight
+        return None if flight.memory else flight
 
     def times(self) -> list[StageTimes]:
         """When the parts of each batch ran, in the order in which they were collected."""
@@ -265,53 +290,40 @@ class FrameRing:
 
     def close(self) -> None:
         """Waits for work under way and releases everything; harmless when repeated."""
-        with self._device.current():
-            self._drain()
-            self._stack.close()
+        stack, self._stack = self._stack, ExitStack()
+        self._failure = self._failure or BackendError("the ring was closed; open another.")
+        with ExitStack() as context:
+            # A device that failed refuses everything, and takes back what it can all the same.
+            with suppress(BackendError):
+                context.enter_context(self._device.current())
+            for stream in self._streams:
+                with suppress(BackendError):
+                    stream.synchronize()
+            self._streams.clear()
+            self._flights.clear()
+            stack.close()
+            self._slots.clear()
 
     def __enter__(self) -> FrameRing:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(*([Exception] if kind else [])):
+            self.close()
 
-    @staticmethod
-    def _owned(stack: ExitStack, resource: Any) -> Any:
-        stack.callback(resource.close)
-        return resource
-
-    def _slot(self, stack: ExitStack, index: int, executor: Executor) -> _Slot:
-        host, device, views = {}, {}, {}
-        for layout in self._layouts:
-            # Write-combined memory is for what the host writes once and never reads.
-            memory = self._device.host_memory(layout.nbytes, write_combined=layout.is_input)
-            host[layout.name] = self._owned(stack, memory)
-            device[layout.name] = self._owned(stack, self._device.device_memory(layout.nbytes))
-            views[layout.name] = memory.array.view(layout.dtype).reshape(layout.shape)
-            views[layout.name][...] = 0
-        return _Slot(
-            index=index,
-            stream=self._streams[index % len(self._streams)],
-            host=host,
-            device=device,
-            views=views,
-            done=self._owned(stack, self._device.event(timed=self._options.trace)),
-            marks=[
-                self._owned(stack, self._device.event(timed=True))
-                for _ in range(3 if self._options.trace else 0)
-            ],
-            executor=executor,
-            compute=executor.bind({name: memory.address for name, memory in device.items()}),
-        )
-
-    def _warm_up(self, stack: ExitStack, slot: _Slot) -> None:
-        """Computes once, as kernels are loaded on first use, and then records the graph."""
-        self._enqueue(slot)
-        slot.stream.synchronize()
-        wanted = self._options.graph and self._device.captures and not self._options.trace
-        if wanted and slot.executor.capturable:
-            graph = self._device.capture(slot.stream, lambda: self._enqueue(slot))
-            slot.graph = self._owned(stack, graph)
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Around what uses the device: after a failure nothing more is given to it."""
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure))
+        try:
+            with self._device.current():
+                yield
+        except Exception as error:
+            kind = DeviceMemoryError if isinstance(error, DeviceMemoryError) else BackendError
+            self._failure = kind(str(error))
+            forget_frames(error)
+            raise
 
     def _check(self, inputs: Arrays) -> None:
         for layout in self._inputs:
@@ -323,73 +335,39 @@ class FrameRing:
                     f"input {layout.name} is {shown}; expected {layout.dtype} {list(wanted)}."
                 )
 
-    def _enqueue(self, slot: _Slot) -> None:
-        """Gives a batch to its stream."""
-        device, stream = self._device, slot.stream
-        self._mark(slot, 0)
-        for layout in self._inputs:
-            name = layout.name
-            device.copy_in(slot.device[name].address, slot.host[name].array, stream)
-        self._mark(slot, 1)
-        device.submit(stream, slot.compute)
-        self._mark(slot, 2)
-        for layout in self._outputs:
-            name = layout.name
-            device.copy_out(slot.host[name].array, slot.device[name].address, stream)
-
-    def _mark(self, slot: _Slot, which: int) -> None:
-        if self._options.trace:
-            slot.marks[which].record(slot.stream)
-
     def _launch(self, flight: _Flight) -> None:
-        slot = flight.slot
-        if slot.graph is not None:
-            slot.graph.launch(slot.stream)
-        else:
-            self._enqueue(slot)
-        slot.done.record(slot.stream)
-        flight.launched = True
-        self._next = (slot.index + 1) % len(self._slots)
+        flight.memory = [self._memory.take() for _ in range(flight.frames)]
+        flight.slot.start(flight.tables, flight.memory)
+        self._next = (flight.slot.index + 1) % len(self._slots)
 
     def _collect(self, flight: _Flight, place: int) -> dict[str, NDArray[Any]]:
-        if flight.outputs is None:
-            flight.outputs = self._landed(flight)
+        if flight.results is None:
+            with self._working():
+                self._land(flight)
+        assert flight.results is not None
+        result = flight.results.pop(place)
         self._uncollected -= 1
-        return {name: array[place : place + 1] for name, array in flight.outputs.items()}
+        return result
 
-    def _landed(self, flight: _Flight) -> dict[str, NDArray[Any]]:
-        """Waits for a batch, copies it, and frees its slot."""
+    def _land(self, flight: _Flight) -> None:
+        """Waits for a batch and frees its slot."""
         slot = flight.slot
-        with self._device.current():
-            if not flight.launched:
-                self._launch(flight)
-            slot.done.wait()
-            if self._options.trace:
-                self._times.append(self._stage_times(slot))
-        outputs = {
-            layout.name: np.array(slot.views[layout.name][: flight.frames])
-            for layout in self._outputs
+        if not flight.memory:
+            self._launch(flight)
+        slot.wait()
+        if self._options.trace:
+            self._times.append(self._stage_times(slot))
+        flight.results = {
+            place: slot.arrays(self._memory.hand_over(memory))
+            for place, memory in enumerate(flight.memory)
         }
-        slot.flight = None
-        return outputs
+        del self._flights[slot.index]
 
-    def _stage_times(self, slot: _Slot) -> StageTimes:
-        start, copied, computed, end = (
-            event.milliseconds_since(self._origin) for event in (*slot.marks, slot.done)
-        )
+    def _stage_times(self, slot: Slot) -> StageTimes:
+        start, copied, computed, end = slot.times(self._origin)
         return StageTimes(
             stream=slot.index % self._options.streams,
             copy_in=(start, copied),
             compute=(copied, computed),
             copy_out=(computed, end),
         )
-
-    def _drain(self) -> None:
-        """Waits for all streams, whatever they failed with."""
-        for stream in self._streams:
-            with suppress(BackendError):
-                stream.synchronize()
-
-
-def _same_tables(flight: _Flight, inputs: Arrays) -> bool:
-    return all(np.array_equal(table, inputs[name]) for name, table in flight.tables.items())

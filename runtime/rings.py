@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -97,20 +98,23 @@ class FrameRings:
                 f"{self._ring.uncollected} frames of {self._size} are in flight; "
                 f"collect them before frames of {size}."
             )
-        self._release_ring()
         options = self._options_for(size)
         batch = InputSize(width=width, height=height, batch=options.batch)
-        kept = self._network
-        if not (isinstance(kept, ResizableNetwork) and kept.resize(batch)):
-            self._release_network()
-        with self._device.current():
-            self._network = self._network or self._open_network(batch)
-            layouts = form_layouts(self._form, batch)
-            self._ring = FrameRing(
-                self._device, layouts, self._network.executor, options, self._on_note
-            )
+        self._release(but_for=batch)
+        layouts = form_layouts(self._form, batch)
+        try:
+            with self._device.current():
+                self._network = self._network or self._open_network(batch)
+                ring = self._ring = FrameRing(
+                    self._device, layouts, self._network.executor, options, self._on_note
+                )
+        except BaseException:
+            # Memory that ran out must be free before the next try.
+            with suppress(Exception):
+                self._release()
+            raise
         self._size = size
-        return self._ring
+        return ring
 
     def submit(self, inputs: Arrays) -> Pending:
         """Starts the frames of a batch; several are computed before it returns.
@@ -139,20 +143,21 @@ class FrameRings:
         self._release()
         self._device.close()
 
-    def _release(self) -> None:
-        self._release_ring()
-        self._release_network()
-
-    def _release_ring(self) -> None:
+    def _release(self, but_for: InputSize | None = None) -> None:
+        """Closes ring and network, but a network that can serve a further size."""
         ring, self._ring = self._ring, None
-        if ring is not None:
-            ring.close()
-
-    def _release_network(self) -> None:
         network, self._network = self._network, None
-        if network is not None:
-            with self._device.current():
-                network.close()
+        try:
+            if ring is not None:
+                ring.close()
+            if but_for and isinstance(network, ResizableNetwork) and network.resize(but_for):
+                self._network, network = network, None
+        finally:
+            if network is not None:
+                with ExitStack() as context:
+                    with suppress(BackendError):  # a device that failed refuses
+                        context.enter_context(self._device.current())
+                    network.close()
 
 
 def rings_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from srtrt.runtime.engines.tuning import (
     write_choice,
 )
 from srtrt.runtime.models import Model
-from srtrt.runtime.parity import form_inputs, read_pictures
+from srtrt.runtime.parity import form_inputs, read_pictures, require_reference
 from srtrt.runtime.ring import Arrays, RingOptions
 from srtrt.runtime.rings import FrameRings
 from srtrt.spec import Form, Precision
@@ -154,6 +155,7 @@ class TensorRtBackend(Backend):
             trust_engine=self.trust_engine,
             # What does not fit is divided by the session, which needs tiles of the size it asks.
             may_shrink=False,
+            before_build=partial(require_reference, self.model),
             on_progress=self.on_build,
             on_note=self.notes.append,
         )

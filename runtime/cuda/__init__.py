@@ -9,7 +9,8 @@ from srtrt.errors import MissingPackageError, UsageError
 from srtrt.runtime.cuda.device import Device
 
 Binding = Literal["auto", "pycuda", "cuda-python"]
-"""Package through which CUDA is called; ``auto`` is PyCUDA if it is installed, else cuda-python."""
+"""Package through which CUDA is called; ``auto`` is cuda-python, which records graphs and locks
+memory, or else PyCUDA."""
 
 
 def open_device(device: str = "cuda:0", binding: Binding = "auto") -> Device:
@@ -43,7 +44,7 @@ def open_device(device: str = "cuda:0", binding: Binding = "auto") -> Device:
 
 def installed_binding() -> Literal["pycuda", "cuda-python"] | None:
     """The package that ``auto`` takes; None if there is neither."""
-    if find_spec("pycuda"):
-        return "pycuda"
     # The name `cuda` alone is a namespace that other packages share.
-    return "cuda-python" if find_spec("cuda") and find_spec("cuda.bindings") else None
+    if find_spec("cuda") and find_spec("cuda.bindings"):
+        return "cuda-python"
+    return "pycuda" if find_spec("pycuda") else None

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, DeviceMemoryError, MissingPackageError
-from srtrt.runtime.cuda.device import Device, DeviceMemory, Event, Graph, HostMemory, Stream
+from srtrt.runtime.cuda.device import (
+    Device,
+    DeviceMemory,
+    Event,
+    Graph,
+    HostMemory,
+    Resource,
+    Stream,
+)
 
 
 class CudaPythonDevice(Device):
@@ -19,6 +27,7 @@ class CudaPythonDevice(Device):
 
     label = "cuda-python"
     captures = True
+    locks_memory = True
 
     def __init__(self, index: int) -> None:
         """Opens GPU number ``index``.
@@ -58,6 +67,10 @@ class CudaPythonDevice(Device):
         """See :meth:`Device.host_memory`."""
         return _HostMemory(self._cuda, nbytes, write_combined)
 
+    def lock_memory(self, array: NDArray[np.uint8]) -> Resource:
+        """See :meth:`Device.lock_memory`."""
+        return _LockedMemory(self._cuda, array)
+
     def copy_in(self, target: int, source: NDArray[np.uint8], stream: Stream) -> None:
         """See :meth:`Device.copy_in`."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -80,14 +93,19 @@ class CudaPythonDevice(Device):
         try:
             work()
         except BaseException:
-            # The capture is invalid by now, and so is its end; the first error is the real one.
-            self._cuda.quietly("StreamEndCapture", stream.handle)
+            self._abandon(stream)
             raise
         graph = self._cuda.StreamEndCapture(stream.handle)
         try:
             return _Graph(self._cuda, self._cuda.GraphInstantiate(graph, 0))
         finally:
             self._cuda.GraphDestroy(graph)
+
+    def _abandon(self, stream: Stream) -> None:
+        """Ends a capture whose work failed: that error is the real one."""
+        error, graph = self._cuda.quietly("StreamEndCapture", stream.handle)
+        if not int(error):
+            self._cuda.quietly("GraphDestroy", graph)
 
     def close(self) -> None:
         """See :meth:`Device.close`; the context belongs to the process and stays."""
@@ -115,11 +133,19 @@ class _Calls:
 
         return call
 
-    def quietly(self, name: str, *arguments: Any) -> None:
-        """Calls a function whose failure changes nothing."""
-        getattr(self._runtime, f"cuda{name}")(*arguments)
+    def quietly(self, name: str, *arguments: Any) -> Any:
+        """Calls a function whose failure changes nothing, and returns all that it returns."""
+        result = getattr(self._runtime, f"cuda{name}")(*arguments)
+        if int(result[0]):
+            self._forget_error()
+        return result
+
+    def _forget_error(self) -> None:
+        """CUDA keeps the last error for whoever asks next, such as PyTorch after its kernels."""
+        self._runtime.cudaGetLastError()
 
     def _fail(self, name: str, error: Any) -> None:
+        self._forget_error()
         _, text = self._runtime.cudaGetErrorString(error)
         message = f"cuda{name}: {text.decode() if isinstance(text, bytes) else text}"
         if error == self._runtime.cudaError_t.cudaErrorMemoryAllocation:
@@ -179,6 +205,14 @@ class _HostMemory(_Owned):
         super().__init__(cuda, "FreeHost", cuda.HostAlloc(nbytes, flags))
         buffer = (ctypes.c_uint8 * nbytes).from_address(int(self._raw))
         self.array: NDArray[np.uint8] = np.ctypeslib.as_array(buffer)
+
+
+class _LockedMemory(_Owned):
+    def __init__(self, cuda: _Calls, array: NDArray[np.uint8]) -> None:
+        address = array.ctypes.data
+        cuda.HostRegister(address, array.nbytes, cuda.cudaHostRegisterDefault)
+        super().__init__(cuda, "HostUnregister", address)
+        self._array = array
 
 
 class _Graph(_Owned):

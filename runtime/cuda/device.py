@@ -73,6 +73,8 @@ class Device(ABC):
     """Name of the package behind it."""
     captures: ClassVar[bool]
     """Whether :meth:`capture` works."""
+    locks_memory: ClassVar[bool]
+    """Whether :meth:`lock_memory` works."""
 
     @abstractmethod
     def current(self) -> AbstractContextManager[None]:
@@ -97,6 +99,14 @@ class Device(ABC):
         Args:
             nbytes: size.
             write_combined: faster for the device to read, very slow for the host to read.
+        """
+
+    @abstractmethod
+    def lock_memory(self, array: NDArray[np.uint8]) -> Resource:
+        """Page-locks memory that is not CUDA's, until what it returns is closed.
+
+        Args:
+            array: whole pages, which must stay where they are that long.
         """
 
     @abstractmethod

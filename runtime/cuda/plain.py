@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, SrtrtError
-from srtrt.runtime.cuda.device import Device, DeviceMemory, Event, Graph, HostMemory, Stream
+from srtrt.runtime.cuda.device import (
+    Device,
+    DeviceMemory,
+    Event,
+    Graph,
+    HostMemory,
+    Resource,
+    Stream,
+)
 
 Work = Callable[[], None]
 
@@ -35,6 +43,7 @@ class PlainDevice(Device):
 
     label = "plain"
     captures = True
+    locks_memory = True
 
     def __init__(self) -> None:
         self.open_resources = 0
@@ -60,6 +69,10 @@ class PlainDevice(Device):
     def host_memory(self, nbytes: int, *, write_combined: bool = False) -> HostMemory:
         """See :meth:`Device.host_memory`."""
         return _Memory(self, nbytes)
+
+    def lock_memory(self, array: NDArray[np.uint8]) -> Resource:
+        """See :meth:`Device.lock_memory`; nothing has to be done."""
+        return _Counted(self)
 
     def view(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """The bytes at an address that :meth:`device_memory` gave.

@@ -19,6 +19,7 @@ from srtrt.errors import (
     ModelError,
     OutputError,
     first_line,
+    forget_frames,
 )
 from srtrt.graph import layer_name
 from srtrt.graph_check import check_model
@@ -34,7 +35,7 @@ from srtrt.runtime.engines.flavour import (
 )
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape, InputSize
-from srtrt.runtime.engines.monitor import LOG_NAME, Listener, Progress, forget_frames
+from srtrt.runtime.engines.monitor import LOG_NAME, Listener, Progress
 from srtrt.runtime.engines.record import BuiltEngine
 from srtrt.runtime.layouts import dimensions
 from srtrt.runtime.memory import memory_limit

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError, OutputError
+from srtrt.errors import BackendError, DeviceMemoryError, OutputError, forget_frames
 from srtrt.runtime.cuda.device import Device, DeviceMemory, Stream
 from srtrt.runtime.engines.flavour import (
     Flavour,
@@ -18,7 +18,7 @@ from srtrt.runtime.engines.flavour import (
     save_runtime_cache,
 )
 from srtrt.runtime.engines.key import EngineShape, InputSize
-from srtrt.runtime.engines.monitor import Listener, forget_frames
+from srtrt.runtime.engines.monitor import Listener
 from srtrt.runtime.engines.record import BuiltEngine
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.ring import FrameRing, RingOptions, in_order

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,18 +19,6 @@ LOG_NAME = "srtrt.tensorrt"
 """Python's logger that gets TensorRT's log."""
 
 _log = logging.getLogger(LOG_NAME)
-
-
-def forget_frames(error: BaseException) -> None:
-    """Frees what the frames an error went through still refer to.
-
-    TensorRT's objects must not wait there for the garbage collector: it may run inside one of
-    TensorRT's own calls to its logger, where freeing a builder waits for that call to end.
-    """
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
 
 
 class Listener:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from onnx import ModelProto
@@ -30,6 +31,7 @@ def provide_engine(
     may_shrink: bool = True,
     exact_shape: bool = False,
     because: str | None = None,
+    before_build: Callable[[], None] | None = None,
     on_progress: Progress | None = None,
     on_note: Note | None = None,
 ) -> CachedEngine:
@@ -50,6 +52,7 @@ def provide_engine(
             built.
         exact_shape: do not take an engine for further sizes, too, in its place.
         because: builds it anew for this reason (a clause), even if there is one.
+        before_build: called before one is built, which takes minutes; what it raises ends the work.
         on_progress: see :func:`srtrt.runtime.engines.build.build_engine`.
         on_note: is told in sentences what is done and why.
 
@@ -69,6 +72,8 @@ def provide_engine(
     timings = cache.timing_cache_path(flavour.name, key.flavour_version, key.gpu)
 
     def build() -> BuiltEngine:
+        if before_build is not None:
+            before_build()
         return build_engine(
             data,
             shape,

@@ -22,6 +22,8 @@ A message says what was wrong (the value), what was expected, and what to do.
 
 from __future__ import annotations
 
+import traceback
+
 from srtrt.text import foreign
 
 
@@ -116,3 +118,17 @@ class ParityError(SrtrtError):
 
 class TrainingError(SrtrtError):
     """Training cannot start or cannot go on."""
+
+
+def forget_frames(error: BaseException) -> None:
+    """Frees what the frames an error went through still refer to.
+
+    What an engine keeps must not wait there, as long as the error is told: its memory is needed
+    for the next try, and it must be gone before its stream. TensorRT's objects must not wait for
+    the garbage collector either: it may run inside one of TensorRT's own calls to its logger,
+    where freeing a builder waits for that call to end.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__

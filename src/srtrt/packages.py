@@ -11,9 +11,16 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
-from srtrt.errors import BrokenPackageError, MissingPackageError, PackageError, first_line
+from srtrt.errors import (
+    BrokenPackageError,
+    MissingPackageError,
+    PackageError,
+    first_line,
+    install_hint,
+)
 from srtrt.signals import end_at_once, handled_by
 from srtrt.terminal import say
 
@@ -23,24 +30,35 @@ _OWNERS_OF_CV2 = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
+_OWNERS_OF_ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu")
 _DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
 """Module to distribution, where the names differ."""
 
 
 @functools.cache
 def requirements() -> dict[str, str]:
-    """Distribution to the versions srtrt was tried with, such as ``>=17,<20``."""
+    """Distribution to the versions srtrt was tried with, such as ``>=17,<20``.
+
+    Where extras differ it is from the oldest to the newest of them.
+    """
     try:
         lines = metadata.requires("srtrt") or []
     except metadata.PackageNotFoundError:
         return {}
-    found = {}
+    found: dict[str, list[str]] = {}
     for line in lines:
         match = re.match(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*\(?([<>=!~][^;)]*)?", line)
         if match:
-            bounds = sorted((match[2] or "").replace(" ", "").split(","), reverse=True)
-            found[_normal(match[1])] = ",".join(filter(None, bounds))
-    return found
+            bounds = (match[2] or "").replace(" ", "").split(",")
+            found.setdefault(_normal(match[1]), []).extend(filter(None, bounds))
+    return {name: _widest(bounds) for name, bounds in found.items()}
+
+
+def _widest(bounds: Sequence[str]) -> str:
+    """The lowest of the lower bounds and the highest of the upper ones."""
+    lower = sorted((b for b in bounds if b.startswith(">=")), key=_numbers)[:1]
+    upper = sorted((b for b in bounds if b.startswith("<")), key=_numbers)[-1:]
+    return ",".join(lower + upper)
 
 
 def installed(distribution: str) -> str | None:
@@ -64,9 +82,9 @@ def untried(distribution: str) -> str | None:
 
 
 def reinstall(distribution: str) -> str:
-    """The pip line that brings a version srtrt was tried with."""
-    wanted = requirements().get(_normal(distribution), "")
-    return f"pip install --force-reinstall '{distribution}{wanted}'"
+    """The pip line that brings a version srtrt was tried with; extras may follow the name."""
+    name = distribution.partition("[")[0]
+    return f"pip install --force-reinstall '{distribution}{requirements().get(_normal(name), '')}'"
 
 
 def broken(distribution: str, error: BaseException) -> BrokenPackageError:
@@ -93,8 +111,49 @@ def unusable(module: str, error: ImportError, extra: str, purpose: str) -> Packa
         purpose: what needs it, such as ``the openvino backend``.
     """
     if isinstance(error, ModuleNotFoundError) and error.name == module:
+        if module == "onnxruntime":
+            return no_onnxruntime(purpose)
         return MissingPackageError(module, extra, purpose)
     return broken(_distribution(module), error)
+
+
+def no_onnxruntime(purpose: str) -> PackageError:
+    """What to raise where ONNX Runtime is needed and not installed; two distributions bring it."""
+    return PackageError(
+        f"{purpose} needs ONNX Runtime, which is not installed. On a machine with an NVIDIA GPU "
+        f"install it with: {install_hint('gpu')}; without one with: {install_hint('cpu')}."
+    )
+
+
+def onnxruntime_clash() -> str | None:
+    """A sentence if both distributions of ONNX Runtime are installed, else None.
+
+    They own one module and overwrite each other's files.
+    """
+    if not all(map(installed, _OWNERS_OF_ONNXRUNTIME)):
+        return None
+    both = " ".join(_OWNERS_OF_ONNXRUNTIME)
+    return (
+        "onnxruntime and onnxruntime-gpu are both installed; they own one module and overwrite "
+        f"each other's files. Remove both, then install one: pip uninstall {both}, then for an "
+        f"NVIDIA GPU {reinstall('onnxruntime-gpu[cuda,cudnn]')}, else {reinstall('onnxruntime')}."
+    )
+
+
+def require_onnxruntime(purpose: str) -> None:
+    """Makes sure, before work that needs it begins, that exactly one ONNX Runtime is installed.
+
+    Args:
+        purpose: what needs it, such as ```srtrt export```.
+
+    Raises:
+        PackageError: if there is none, or there are two, with the lines to type.
+    """
+    if not any(map(installed, _OWNERS_OF_ONNXRUNTIME)) and find_spec("onnxruntime") is None:
+        raise no_onnxruntime(purpose)
+    clash = onnxruntime_clash()
+    if clash:
+        raise BrokenPackageError(clash)
 
 
 def import_openvino() -> Any:

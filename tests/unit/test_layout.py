@@ -93,7 +93,7 @@ def test_ci_runs_the_readme_command_for_the_tests() -> None:
     assert named["tests"] in (REPOSITORY / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/figures.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/figures.md", "docs/gpu.md"])
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (REPOSITORY / page).read_text()):
         if not target.startswith("http"):
@@ -129,7 +129,7 @@ def test_public_names_exist() -> None:
 def test_install_hints_name_what_can_be_installed() -> None:
     """srtrt is on no package index, so no line may name it there; extras named must exist."""
     pyproject = (REPOSITORY / "pyproject.toml").read_text()
-    extras = set(re.findall(r"^(\w+) = \[", pyproject.split("optional-dependencies]")[1], re.M))
+    extras = set(re.findall(r"^([\w-]+) = \[", pyproject.split("optional-dependencies]")[1], re.M))
     assert str(MissingPackageError("torch", "train", "training")).endswith(
         "pip install '.[train]' in a clone of srtrt, "
         'or pip install "srtrt[train] @ git+URL-OF-ITS-REPOSITORY".'
