@@ -70,6 +70,7 @@ class FrameRings:
         self._device, self._form = device, form
         self._open_network, self._options_for = open_network, options_for
         self._on_note = on_note
+        self._closed = False
         self._size: InputSize | None = None
         self._ring: FrameRing | None = None
         self._network: Network | None = None
@@ -87,9 +88,12 @@ class FrameRings:
         """The ring for frames of a size in LR pixels, opened if there is none.
 
         Raises:
-            BackendError: if frames of another size are in flight, or the network fails.
+            BackendError: if frames of another size are in flight, the network fails, or all was
+                closed.
             DeviceMemoryError: if memory does not suffice.
         """
+        if self._closed:
+            raise BackendError("the device was closed; open it again.")
         size = InputSize(width=width, height=height)
         if self._ring is not None and size == self._size:
             return self._ring
@@ -140,8 +144,11 @@ class FrameRings:
 
     def close(self) -> None:
         """Releases everything; harmless when repeated."""
-        self._release()
-        self._device.close()
+        self._closed = True
+        try:
+            self._release()
+        finally:
+            self._device.close()
 
     def _release(self, but_for: InputSize | None = None) -> None:
         """Closes ring and network, but a network that can serve a further size."""

@@ -7,6 +7,7 @@ the real package's own types.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import operator
 import threading
@@ -20,6 +21,11 @@ import pytest
 from cuda_simulator import BAD_HANDLE, NO_MEMORY, Executable, Gpu, Graph, RefusedError
 
 __all__ = ["CudaRuntime", "Gpu", "PyCudaDriver"]
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 class CudaRuntime:
@@ -86,12 +92,15 @@ class CudaRuntime:
         if not callable(real) or isinstance(real, type) or name == "cudaGetErrorString":
             return real
         act, wrap = self._functions[name]
-        signature = inspect.signature(real)
+        names = _parameters(real)
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.calls.append(name)
-            bound = signature.bind(*arguments).arguments
-            taken = [self._checked(name, key, value) for key, value in bound.items()]
+            if len(arguments) != len(names):
+                raise TypeError(f"{name} takes {names}, and was given {arguments}")
+            taken = [
+                self._checked(name, key, value) for key, value in zip(names, arguments, strict=True)
+            ]
             if name not in ("cudaSetDevice", "cudaGetLastError") and not hasattr(
                 self._local, "device"
             ):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from cuda_simulator import Gpu
+from cuda_simulator import Gpu, RefusedError
 from numpy.typing import NDArray
 
 from srtrt.errors import BackendError
@@ -88,7 +88,10 @@ class Kernel:
             self.launched += 1
             if self.fails_at is not None and self.launched >= self.fails_at:
                 raise self.failure("the network failed")
-            gpu.enqueue(self.stream.handle, work, uses)
+            try:
+                gpu.enqueue(self.stream.handle, work, uses)
+            except RefusedError as error:
+                raise BackendError(f"the network failed: {error}") from error
 
         return launch
 

@@ -29,7 +29,7 @@ class PyCudaDevice(Device):
 
     label = "PyCUDA"
     captures = False
-    locks_memory = False  # `register_host_memory` fails on arrays of numpy
+    locks_memory = False  # its `register_host_memory` crashes
 
     def __init__(self, index: int) -> None:
         """Opens GPU number ``index``.
