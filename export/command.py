@@ -90,6 +90,12 @@ GRAPH_PRECISIONS: tuple[Precision, ...] = ("fp32",)
     metavar="X.Y",
     help="GPUs a TensorRT-RTX engine is for, or 'current'; by default all from 8.0.",
 )
+@click.option(
+    "--device",
+    default=None,
+    metavar="cuda:N",
+    help="GPU that an engine is built for and tried on; by default cuda:0.",
+)
 @click.option("--verify", default=None, metavar="DIR", help="Pictures to compare with PyTorch on.")
 @click.option(
     "--calibrate",
@@ -138,14 +144,15 @@ def export(
         return
     if any(engine.values()) and not bare:
         raise UsageError(
-            "--shape, --level, --workspace and --compute-capability are for engines; an ONNX "
-            f"graph takes frames of every size. For an engine add --format {' or '.join(ENGINES)}."
+            "--shape, --level, --workspace, --compute-capability and --device are for engines; "
+            "an ONNX graph takes frames of every size. For an engine add --format "
+            f"{' or '.join(ENGINES)}."
         )
     _export_graphs(model, out, kinds, how)
     if bare and format_ is None:
-        from srtrt.export.engines import usual_product
+        from srtrt.export.engines import USUAL_DEVICE, usual_product
 
-        product, problem = usual_product()
+        product, problem = usual_product(engine["device"] or USUAL_DEVICE)
         if product is None:
             say(f"No engine was built: {problem}.")
             return
@@ -192,9 +199,10 @@ def _export_engines(
     level: int | None,
     workspace: int | None,
     targets: tuple[str, ...],
+    device: str | None,
 ) -> None:
     """Says what is built, and what keeps upscale-video from using it; then builds it."""
-    from srtrt.export.engines import USUAL_SHAPE, engine_plan, export_engines
+    from srtrt.export.engines import USUAL_DEVICE, USUAL_SHAPE, engine_plan, export_engines
     from srtrt.runtime.engines.flavour import flavour_of
     from srtrt.runtime.engines.key import EngineOptions
 
@@ -205,7 +213,13 @@ def _export_engines(
     )
     folder = Path(out) if out else None
     plan = engine_plan(
-        model, flavour_of(product), shapes=shapes, options=options, folder=folder, **kinds
+        model,
+        flavour_of(product),
+        device=device or USUAL_DEVICE,
+        shapes=shapes,
+        options=options,
+        folder=folder,
+        **kinds,
     )
     plan.flavour.load()
     sizes = ", ".join(map(str, plan.shapes))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srtrt.errors import SrtrtError
+from srtrt.errors import BackendError, SrtrtError, UsageError
 from srtrt.export.api import ExportedGraph, checkpoint_of, export_model
 from srtrt.graph import load_graph
 from srtrt.runtime.backends.tensorrt import (
@@ -17,6 +19,7 @@ from srtrt.runtime.backends.tensorrt import (
     unusable_because,
     usable_flavour,
 )
+from srtrt.runtime.cuda import open_device
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
@@ -32,6 +35,9 @@ USUAL_SHAPE = "64x64:1280x720:1920x1080"
 
 USUAL_FORM: Form = "yuv420p8"
 """Form of an engine where none is asked for: that of nearly all video."""
+
+USUAL_DEVICE = "cuda:0"
+"""GPU that engines are for where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,9 @@ class EnginePlan:
     folder: Path | None = None
     """Where they go; None is the user's engine cache."""
     gpu: GpuFacts | None
-    """The GPU of this machine."""
+    """The GPU they are for and are tried on."""
+    device: str = USUAL_DEVICE
+    """That GPU as ``cuda:N``."""
 
     def __post_init__(self) -> None:
         for shape in self.shapes:
@@ -82,6 +90,12 @@ class EnginePlan:
             found.append(
                 f"upscale-video takes {usual.label} here; to use these engines tell it "
                 f"--backend-option product={self.flavour.name}."
+            )
+        own = for_gpu(self.options, self.flavour, self.gpu).compute_capabilities
+        if own != self.options.compute_capabilities and self.gpu is not None:
+            found.append(
+                f"These engines are for compute capability {', '.join(own)}, that of "
+                f"{self.gpu.name}, which {self.flavour.label} leaves out unless told."
             )
         for precision in self.precisions:
             if precision != USUAL_PRECISION:
@@ -143,10 +157,12 @@ def export_engines(
             :func:`srtrt.runtime.engines.provide.provide_engine`.
     """
     plan.flavour.load()  # before any work is done
-    runs_here = plan.misses() is None
-    judge = engine_judge(plan.model, plan.flavour, plan.gpu) if runs_here else None
+    problem = plan.misses()
+    judge = None
+    if problem is None:
+        judge = engine_judge(plan.model, plan.flavour, plan.gpu, device=plan.device)
     cache, made = EngineCache(plan.folder), []
-    with tempfile.TemporaryDirectory() as folder:
+    with _current(plan, problem), tempfile.TemporaryDirectory() as folder:
         graphs = export_model(
             str(plan.model.checkpoint_path if plan.model.graph_path is None else plan.model.name),
             Path(folder),
@@ -168,6 +184,7 @@ def export_engines(
                         plan.options,
                         flavour=plan.flavour,
                         gpu=plan.gpu,
+                        device=plan.device,
                         cache=cache,
                         verify=judge,
                         exact_shape=True,
@@ -179,6 +196,26 @@ def export_engines(
                 if on_engine is not None:
                     on_engine(made[-1])
     return made
+
+
+@contextmanager
+def _current(plan: EnginePlan, problem: str | None) -> Iterator[None]:
+    """Makes the GPU of a plan current, on which TensorRT builds.
+
+    Args:
+        plan: what is to be built.
+        problem: why its engines cannot run here, None if they can.
+
+    Raises:
+        BackendError: if it would be built on another GPU than the one it is for.
+    """
+    if problem is None:
+        with open_device(plan.device) as device, device.current():
+            yield
+        return
+    if plan.device != USUAL_DEVICE and not plan.flavour.builds_ahead:
+        raise BackendError(f"nothing can be built on {plan.device}: {problem}.")
+    yield
 
 
 def _named(
@@ -193,6 +230,7 @@ def engine_plan(
     model: str,
     product: Flavour,
     *,
+    device: str = USUAL_DEVICE,
     shapes: Sequence[str] = (),
     **settings: Any,
 ) -> EnginePlan:
@@ -201,22 +239,29 @@ def engine_plan(
     Args:
         model: a checkpoint or the name of a bundled model.
         product: TensorRT or TensorRT-RTX.
+        device: the GPU that the engines are for, ``cuda:N``.
         shapes: sizes as texts, see :meth:`EngineShape.parse`; by default :data:`USUAL_SHAPE`.
         settings: further fields of :class:`EnginePlan`; what is empty is its default.
 
     Raises:
+        UsageError: if the device is no GPU's name.
         SrtrtError: if the model or a shape is unusable, or the GPU cannot be asked.
     """
+    named = re.fullmatch(r"cuda(?::([0-9]{1,3}))?", device)
+    if named is None:
+        raise UsageError(f"device {device!r}: expected cuda:N, such as {USUAL_DEVICE}.")
+    device = f"cuda:{named[1] or 0}"
     given = {name: value for name, value in settings.items() if value not in (None, ())}
     if shapes:
         given["shapes"] = tuple(EngineShape.parse(shape) for shape in shapes)
     given.setdefault("options", EngineOptions())
-    return EnginePlan(model=checkpoint_of(model), flavour=product, gpu=gpu_facts(), **given)
+    gpu = gpu_facts(device)
+    return EnginePlan(model=checkpoint_of(model), flavour=product, gpu=gpu, device=device, **given)
 
 
-def usual_product() -> tuple[Flavour | None, str]:
-    """The product whose engines run on this machine, or None and why as a clause."""
+def usual_product(device: str = USUAL_DEVICE) -> tuple[Flavour | None, str]:
+    """The product whose engines run on a GPU, or None and why as a clause."""
     try:
-        return usable_flavour("auto", gpu_facts()), ""
+        return usable_flavour("auto", gpu_facts(device)), ""
     except SrtrtError as error:
         return None, str(error).rstrip(".")

@@ -1,223 +1,293 @@
-"""TensorRT-RTX with a runtime that needs no GPU, for tests of what runs engines.
+"""TensorRT and TensorRT-RTX with a runtime that needs no GPU, for tests of what runs engines.
 
-Builder and parser are the real ones, so engines are really built. Only deserializing and
-computing are replaced: an engine is computed by ONNX Runtime from the graph it was built from,
-between addresses of a plain device, when its stream gets to it.
+Builder and parser are the real ones of TensorRT-RTX, so engines are really built; of plain
+TensorRT only what its version has is let through (see :mod:`tensorrt_api`). Only deserializing and
+computing are replaced (:mod:`tensorrt_runtime`): an engine is computed by ONNX Runtime from the
+graph it was built from, when its stream gets to it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
+import tensorrt_runtime
+from cuda_simulator import CudaFaultError, Gpu, RefusedError
+from cuda_standin import CudaRuntime, PyCudaDriver
 from engine_support import GPU, RTX
+from numpy.typing import NDArray
+from tensorrt_api import INSTALLED, Api, Checked, Enumeration, bare
+from tensorrt_runtime import Plan, Rules
 
-from srtrt.graph_spec import read_spec
+from srtrt.errors import BackendError
+from srtrt.runtime import cuda
 from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines import gpu as gpu_module
-from srtrt.runtime.engines import provide
 from srtrt.runtime.engines.flavour import Flavour
+from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import EngineShape, InputSize
-from srtrt.runtime.engines.record import BuiltEngine
-from srtrt.runtime.layouts import TensorLayout, form_layouts
-from srtrt.twin import float32_twin
+
+
+class PlainMachine:
+    """Plain devices, whose streams call what computes when they get to it."""
+
+    def __init__(self) -> None:
+        self.devices: list[Any] = []
+        self._dead: str | None = None
+
+    def open(self, _device: str = "cuda:0", _binding: str = "auto") -> Any:
+        self.devices.append(PlainDevice())
+        return self.devices[-1]
+
+    def view(self, address: int, nbytes: int) -> NDArray[np.uint8] | None:
+        for device in self.devices:
+            try:
+                found: NDArray[np.uint8] = device.view(address, nbytes)
+                return found
+            except BackendError:
+                continue
+        return None
+
+    def enqueue(
+        self, _stream: int, work: Callable[[], None], _uses: Sequence[tuple[int, int]]
+    ) -> str | None:
+        if self._dead is None:
+            work()
+        return self._dead
+
+    def is_capturing(self, _stream: int) -> bool:
+        return False
+
+    def hold(self, _stream: int, _what: str) -> Callable[[], None]:
+        return lambda: None
+
+    def dead(self) -> str | None:
+        return self._dead
+
+    def fault(self, what: str) -> Exception:
+        self._dead = what
+        return RuntimeError(what)
+
+
+class SimulatedMachine:
+    """The simulated GPU, behind cuda-python or PyCUDA."""
+
+    def __init__(self, gpu: Gpu, binding: str = "cuda-python") -> None:
+        self.gpu, self._binding = gpu, binding
+        self.view, self.is_capturing, self.hold = gpu.view, gpu.is_capturing, gpu.hold
+
+    def open(self, device: str = "cuda:0", _binding: str = "auto") -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            if self._binding == "pycuda":
+                driver = PyCudaDriver(self.gpu)
+                patch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))
+                patch.setitem(sys.modules, "pycuda.driver", driver)
+            else:
+                patch.setattr("cuda.bindings.runtime", CudaRuntime(self.gpu))
+            return cuda.open_device(device, self._binding)  # type: ignore[arg-type]
+
+    def enqueue(
+        self, stream: int, work: Callable[[], None], uses: Sequence[tuple[int, int]]
+    ) -> str | None:
+        try:
+            self.gpu.enqueue(stream, work, uses)
+        except RefusedError as refused:
+            return str(refused)
+        return None
+
+    def dead(self) -> str | None:
+        return self.gpu.poisoned
+
+    def fault(self, what: str) -> Exception:
+        return CudaFaultError(what)
 
 
 @dataclass
-class StandIn:
-    """What the stand-in did, and what it is to do."""
+class StandIn(Rules):
+    """The packages that are there, the GPUs, and what was built."""
 
-    devices: list[PlainDevice] = field(default_factory=list)
+    apis: dict[str, Api] = field(default_factory=dict)
+    """What is installed: by the module's name its version."""
+    gpus: dict[str, GpuFacts] = field(default_factory=dict)
+    """By device."""
+    opened: list[str] = field(default_factory=list)
+    """Devices that were opened."""
     builds: list[str] = field(default_factory=list)
     """Shapes that were built, in order."""
-    shift: int = 0
-    """Added to every output sample, as a wrong engine would."""
-    failure: str | None = None
-    """What computing fails with."""
-    memory_for: int = 1 << 62
-    """Most LR pixels that fit into memory."""
-    computed: int = 0
-    """Batches computed."""
-    compiled: list[bytes] = field(default_factory=list)
-    """Runtime caches that were loaded."""
-    graphs: dict[str, tuple[bytes, EngineShape]] = field(default_factory=dict)
-    """Graph and sizes of each plan by its hash."""
+    unusable: str | None = None
+    """Why neither a builder nor a runtime can be made."""
+    graphs: dict[str, Plan] = field(default_factory=dict)
+    """What each plan is, by its hash."""
+    parsed: dict[int, bytes] = field(default_factory=dict)
+    """The graphs of networks, by their id."""
+
+    @property
+    def devices(self) -> list[Any]:
+        """The plain devices that were opened."""
+        assert isinstance(self.machine, PlainMachine)
+        return self.machine.devices
+
+    def facts(self, device: str = "cuda:0") -> GpuFacts:
+        """What :func:`srtrt.runtime.engines.gpu.gpu_facts` would say."""
+        if device not in self.gpus:
+            raise BackendError(
+                f"{device} does not exist; this machine has {len(self.gpus)} GPU(s)."
+            )
+        return self.gpus[device]
+
+    def find(self, plan: bytes) -> Plan | None:
+        return self.graphs.get(hashlib.sha256(plan).hexdigest())
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """Puts the stand-in where TensorRT-RTX, the GPU and the device layer were."""
+def install(monkeypatch: pytest.MonkeyPatch, *packages: str, machine: Any = None) -> StandIn:
+    """Puts the stand-in where TensorRT, the GPU and the device layer were.
+
+    Args:
+        monkeypatch: of the test.
+        packages: what is installed, such as ``tensorrt 10.13``; by default TensorRT-RTX alone.
+        machine: where engines compute, see :class:`tensorrt_runtime.Machine`; it also has a
+            method ``open``, in place of :func:`srtrt.runtime.cuda.open_device`.
+    """
     real = RTX.load()
-    standin = StandIn()
-    build = provide.build_engine
+    machine = machine or PlainMachine()
+    standin = StandIn(gpu=GPU, machine=machine, gpus={"cuda:0": GPU})
+    standin.apis = {api.module: api for api in map(Api, packages or (INSTALLED,))}
+    modules = {name: Module(real, standin, api) for name, api in standin.apis.items()}
+    load = Flavour.load
 
-    def recorded_build(graph: bytes, shape: EngineShape, *arguments: Any, **named: Any) -> Any:
-        built: BuiltEngine = build(graph, shape, *arguments, **named)
-        takes = EngineShape.parse(built.facts["shape"])
-        standin.builds.append(str(takes))
-        key = hashlib.sha256(built.plan).hexdigest()
-        standin.graphs[key] = (graph, takes)
-        return built
+    def load_module(flavour: Flavour) -> Any:
+        return modules.get(flavour.module) or load(flavour)
 
-    def load(flavour: Flavour) -> Any:
-        if flavour.name != RTX.name:
-            return plain(flavour)
-        return module
+    def open_device(device: str = "cuda:0", binding: Any = "auto") -> Any:
+        standin.opened.append(device)
+        standin.gpu = standin.facts(device)
+        return machine.open(device, binding)
 
-    def device(*_: Any) -> PlainDevice:
-        standin.devices.append(PlainDevice())
-        return standin.devices[-1]
-
-    module = _Module(real, standin)
-    plain = Flavour.load
-    monkeypatch.setattr(Flavour, "load", load)
-    monkeypatch.setattr(provide, "build_engine", recorded_build)
+    monkeypatch.setattr(Flavour, "load", load_module)
     for place in (backend_module, gpu_module):
-        monkeypatch.setattr(place, "gpu_facts", lambda *_: GPU)
-    monkeypatch.setattr("srtrt.export.engines.gpu_facts", lambda *_: GPU)
-    monkeypatch.setattr(backend_module, "open_device", device)
+        monkeypatch.setattr(place, "gpu_facts", standin.facts)
+    monkeypatch.setattr("srtrt.export.engines.gpu_facts", standin.facts)
+    monkeypatch.setattr("srtrt.export.engines.open_device", open_device)
+    monkeypatch.setattr(backend_module, "open_device", open_device)
     monkeypatch.setattr(backend_module, "installed_binding", lambda: "cuda-python")
     return standin
 
 
-class _Module:
-    """The module ``tensorrt_rtx`` with another ``Runtime``."""
+class Module:
+    """A module of TensorRT with one version's names, and another ``Runtime``."""
 
-    def __init__(self, real: Any, standin: StandIn) -> None:
-        self._real, self._standin = real, standin
+    def __init__(self, real: Any, standin: StandIn, api: Api) -> None:
+        self._real, self._standin, self._api = real, standin, api
+        plain = api.module == "tensorrt"
+        self.__name__ = api.module
+        self.__version__ = f"{api.version}.0" if plain else real.__version__
+
+    def __getattr__(self, name: str) -> Any:
+        if not self._api.has_class(name):
+            raise AttributeError(f"module '{self._api.module}' has no attribute '{name}'")
+        real = getattr(self._real, name)
+        if self._api.is_enumeration(name):
+            return Enumeration(self._api, name, real)
+        assert name in ("ILogger", "IProgressMonitor"), f"{name} is made by something else"
+        return real  # to be subclassed
+
+    def Builder(self, *arguments: Any, **named: Any) -> Any:  # noqa: N802 - TensorRT's name
+        self._api.check_call("Builder", "__init__", arguments, named)
+        self._start(*arguments)
+        return Checked(self._api, "Builder", Builder(self, *arguments, **named))
+
+    def _start(self, logger: Any) -> None:
+        """Fails as constructors do that cannot make anything."""
+        if self._standin.unusable is not None:
+            self._standin.fail(logger, self, self._standin.unusable)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    def OnnxParser(self, *arguments: Any, **named: Any) -> Any:  # noqa: N802
+        self._api.check_call("OnnxParser", "__init__", arguments, named)
+        return Checked(self._api, "OnnxParser", Parser(self, *map(bare, arguments), **named))
+
+    def Runtime(self, *arguments: Any, **named: Any) -> Any:  # noqa: N802
+        self._api.check_call("Runtime", "__init__", arguments, named)
+        self._start(*arguments)
+        standin = self._standin
+        runtime = tensorrt_runtime.Runtime(self, standin, standin.find, *arguments, **named)
+        return Checked(self._api, "Runtime", runtime)
+
+
+class Builder:
+    """A real builder that remembers what its plans are."""
+
+    def __init__(self, module: Module, logger: Any) -> None:
+        self._module, self._real = module, module._real.Builder(logger)
+        self._profile: Any = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def Runtime(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
-        def deserialize(plan: bytes) -> Any:
-            key = hashlib.sha256(plan).hexdigest()
-            if key not in self._standin.graphs:
-                logger.log(self._real.ILogger.ERROR, "Error Code 6: the plan is of another version")
-                return None
-            return _Engine(self._real, self._standin, logger, *self._standin.graphs[key])
+    def create_optimization_profile(self) -> Any:
+        self._profile = self._real.create_optimization_profile()
+        return self._profile
 
-        return SimpleNamespace(deserialize_cuda_engine=deserialize)
+    def build_serialized_network(self, network: Any, config: Any) -> Any:
+        plan = self._real.build_serialized_network(network, config)
+        if plan is not None:
+            self._remember(bytes(plan), network, config)
+        return plan
 
-
-class _Engine:
-    device_memory_size_v2 = 4096
-
-    def __init__(
-        self, trt: Any, standin: StandIn, logger: Any, graph: bytes, takes: EngineShape
-    ) -> None:
-        self.trt, self.standin, self.logger, self.takes = trt, standin, logger, takes
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        spec = read_spec(model := onnx.load_model_from_string(graph), "graph")
-        self.form, self.layouts = spec.form, form_layouts(spec.form, takes.best)
-        if spec.precision == "bf16":
-            graph = float32_twin(model).SerializeToString()  # ONNX Runtime has none on the CPU
-        self.session = onnxruntime.InferenceSession(
-            graph, settings, providers=["CPUExecutionProvider"]
+    def _remember(self, plan: bytes, network: Any, config: Any) -> None:
+        real, standin = self._module._real, self._module._standin
+        rtx = self._module._api.module != "tensorrt"
+        takes = _takes(network, self._profile)
+        flag = getattr(real.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+        count = config.num_compute_capabilities if rtx else 0
+        found = [config.get_compute_capability(index).name for index in range(count)]
+        targets = tuple(
+            standin.gpu.compute_capability if name == "CURRENT" else f"{name[2:-1]}.{name[-1]}"
+            for name in found
         )
-        self.num_io_tensors = len(self.layouts)
-
-    def get_tensor_name(self, index: int) -> str:
-        return self.layouts[index].name
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        types = {"uint8": self.trt.DataType.UINT8, "float32": self.trt.DataType.FLOAT}
-        return types[next(each.dtype.name for each in self.layouts if each.name == name)]
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        least, most = (
-            next(each.shape for each in form_layouts(self.form, size) if each.name == name)
-            for size in (self.takes.least, self.takes.most)
+        standin.builds.append(str(takes))
+        standin.graphs[hashlib.sha256(plan).hexdigest()] = Plan(
+            graph=standin.parsed.pop(id(network)),
+            takes=takes,
+            targets=targets,
+            gpu=None if rtx else standin.gpu,
+            own_memory=rtx and not config.get_flag(flag),
         )
-        return tuple(a if a == b else -1 for a, b in zip(least, most, strict=True))
-
-    def create_runtime_config(self) -> Any:
-        return _RuntimeConfig(self.standin)
-
-    def create_execution_context(self, config: Any) -> Any:
-        assert config.strategy == self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        return _Context(self)
 
 
-class _RuntimeConfig:
-    def __init__(self, standin: StandIn) -> None:
-        self.standin, self.cache, self.strategy = standin, None, None
+class Parser:
+    """A real parser that remembers what it read."""
 
-    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
-        self.strategy = strategy
+    def __init__(self, module: Module, network: Any, logger: Any) -> None:
+        self._standin, self._network = module._standin, network
+        self._real = module._real.OnnxParser(network, logger)
 
-    def create_runtime_cache(self) -> Any:
-        def deserialize(data: bytes) -> bool:
-            self.standin.compiled.append(bytes(data))
-            return True
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
-        return SimpleNamespace(deserialize=deserialize, serialize=lambda: b"compiled kernels")
-
-    def set_runtime_cache(self, cache: Any) -> None:
-        self.cache = cache
-
-    def get_runtime_cache(self) -> Any:
-        return self.cache
+    def parse(self, model: bytes, path: str | None = None) -> bool:
+        self._standin.parsed[id(self._network)] = bytes(model)
+        return bool(self._real.parse(model, path))
 
 
-class _Context:
-    def __init__(self, engine: _Engine) -> None:
-        self.engine, self.addresses, self.memory = engine, dict[str, int](), 0
-        self.layouts = engine.layouts
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        if name in ("rgb", "y"):
-            height, width = shape[1:3] if name == "rgb" else shape[2:]
-            size = InputSize(width=width, height=height, batch=shape[0])
-            self.layouts = form_layouts(self.engine.form, size)
-            if not self.engine.takes.covers(EngineShape.of(size)):
-                return False
-        return tuple(shape) == next(each.shape for each in self.layouts if each.name == name)
-
-    def update_device_memory_size_for_shapes(self) -> int:
-        return self.engine.device_memory_size_v2
-
-    def set_device_memory(self, memory: int, size: int) -> None:
-        assert memory % 256 == 0
-        assert size >= self.engine.device_memory_size_v2
-        self.memory = memory
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        self.addresses[name] = memory
-        return True
-
-    def is_stream_capturable(self, _stream: int) -> bool:
-        return True
-
-    def execute_async_v3(self, _stream: int) -> bool:
-        standin = self.engine.standin
-        first = next(each for each in self.layouts if each.is_input)
-        pixels = int(np.prod(first.shape)) // (3 if first.name == "rgb" else 1)
-        failure = standin.failure
-        if pixels > standin.memory_for:
-            failure = "Error Code 2: OutOfMemory (Requested size was 123 bytes.)"
-        if failure is not None:
-            self.engine.logger.log(self.engine.trt.ILogger.ERROR, failure)
-            return False
-        assert self.memory, "it has no working memory"
-        standin.computed += 1
-        arrays = {each.name: self._array(each) for each in self.layouts}
-        inputs = {each.name: arrays[each.name] for each in self.layouts if each.is_input}
-        names = [each.name for each in self.layouts if not each.is_input]
-        results = self.engine.session.run(names, inputs)
-        for name, result in zip(names, results, strict=True):
-            shifted = result.astype(int) + standin.shift
-            arrays[name][...] = np.clip(shifted, 0, 255)
-        return True
-
-    def _array(self, layout: TensorLayout) -> Any:
-        memory = (ctypes.c_uint8 * layout.nbytes).from_address(self.addresses[layout.name])
-        return np.ctypeslib.as_array(memory).view(layout.dtype).reshape(layout.shape)
+def _takes(network: Any, profile: Any) -> EngineShape:
+    """The sizes of the images that a network takes."""
+    first = next(
+        tensor
+        for tensor in map(network.get_input, range(network.num_inputs))
+        if tensor.name in ("rgb", "y")
+    )
+    shape = tuple(first.shape)
+    shapes = [shape] * 3 if min(shape) > 0 else profile.get_shape(first.name)
+    sizes = []
+    for each in map(tuple, shapes):
+        height, width = each[1:3] if first.name == "rgb" else each[2:]
+        sizes.append(InputSize(width=width, height=height, batch=each[0]))
+    return EngineShape(least=sizes[0], best=sizes[1], most=sizes[2])

@@ -93,6 +93,7 @@ class TensorRtBackend(Backend):
         self._flavour = usable_flavour(self.options.product, gpu)
         assert gpu is not None
         _require_target(self.options.build, gpu)
+        _require_precision(precision, gpu, device)
         if self.options.build.level not in (None, USUAL_LEVEL) and not self._flavour.levels:
             self.notes.append(
                 f"{self._flavour.label} has no optimisation levels, so level="
@@ -150,6 +151,7 @@ class TensorRtBackend(Backend):
             self.options.build,
             flavour=self._flavour,
             gpu=self._gpu,
+            device=self.device,
             cache=self._cache,
             verify=engine_gate(self.model, self._run, read_pictures()),
             trust_engine=self.trust_engine,
@@ -256,17 +258,30 @@ def unusable_because(flavour: Flavour, gpu: GpuFacts | None) -> str | None:
 
 
 def engine_judge(
-    model: Model, flavour: Flavour, gpu: GpuFacts | None, binding: Binding = "auto"
+    model: Model,
+    flavour: Flavour,
+    gpu: GpuFacts | None,
+    *,
+    device: str = "cuda:0",
+    binding: Binding = "auto",
 ) -> Verify | None:
-    """The judge of a model's engines on ``cuda:0``; None if they cannot run here."""
+    """The judge of a model's engines on a GPU; None if they cannot run there.
+
+    Args:
+        model: what the engines are made from.
+        flavour: what builds them.
+        gpu: facts about the GPU, None if there is none.
+        device: the GPU as ``cuda:N``.
+        binding: package through which CUDA is called.
+    """
     if unusable_because(flavour, gpu) is not None:
         return None
 
     def run(
         built: BuiltEngine, frames: Sequence[Mapping[str, NDArray[Any]]]
     ) -> list[dict[str, Any]]:
-        with open_device("cuda:0", binding) as device:
-            return run_engine(built, frames, flavour=flavour, device=device)
+        with open_device(device, binding) as opened:
+            return run_engine(built, frames, flavour=flavour, device=opened)
 
     return engine_gate(model, run, read_pictures())
 
@@ -299,6 +314,15 @@ def _require_target(build: EngineOptions, gpu: GpuFacts) -> None:
             f"compute_capabilities is {', '.join(targets)}, and {gpu.name} has "
             f"{gpu.compute_capability}; an engine that is to run here must be for that or "
             f"{CURRENT!r}. To make one for another machine, use `srtrt export`."
+        )
+
+
+def _require_precision(precision: Precision, gpu: GpuFacts, device: str) -> None:
+    """Refuses what the tensor cores of a GPU do not compute; GPUs of one machine may differ."""
+    if precision not in (computed := _precisions(gpu)):
+        raise BackendError(
+            f"{gpu.name} ({device}, compute capability {gpu.compute_capability}) does not compute "
+            f"in {precision}; expected --precision {' or '.join(computed)}."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from srtrt.graph_spec import read_spec
 from srtrt.runtime.engines.exclusions import exclude_tactics, keep_additions_apart
 from srtrt.runtime.engines.flavour import (
     Flavour,
-    is_out_of_memory,
     load_timing_cache,
+    opened,
+    require_user_memory,
     save_timing_cache,
     set_targets,
     typed_network_flags,
+    wants_less,
 )
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape, InputSize
@@ -57,6 +59,7 @@ def build_engine(
     *,
     flavour: Flavour,
     gpu: GpuFacts | None = None,
+    device: str = "cuda:0",
     timing_cache: Path | None = None,
     may_shrink: bool = True,
     on_progress: Progress | None = None,
@@ -73,8 +76,9 @@ def build_engine(
         shape: sizes it is to take.
         options: how to build it.
         flavour: TensorRT or TensorRT-RTX.
-        gpu: facts about ``cuda:0``, on which it is built; None if there is none, which only
+        gpu: facts about the GPU on which it is built; None if there is none, which only
             TensorRT-RTX can do with.
+        device: that GPU as ``cuda:N``; it must be current.
         timing_cache: file of kernel timings to use and extend, see
             :meth:`srtrt.runtime.engines.cache.EngineCache.timing_cache_path`; None for none.
         may_shrink: whether single frames and smaller tiles may be tried.
@@ -94,7 +98,7 @@ def build_engine(
         model=_parsed_proto(graph),
         flavour=flavour,
         trt=flavour.load(),
-        gpu=gpu,
+        device=None if gpu is None else device,
         timing_cache=timing_cache,
         on_progress=on_progress or (lambda _share, _phase: None),
         tell=on_note or (lambda _text: None),
@@ -208,7 +212,8 @@ class _Job:
     model: onnx.ModelProto
     flavour: Flavour
     trt: Any
-    gpu: GpuFacts | None
+    device: str | None
+    """None without a GPU."""
     timing_cache: Path | None
     on_progress: Progress
     tell: Note
@@ -227,7 +232,12 @@ class _Job:
 
     def _attempt(self, rung: _Rung) -> _Success | _Failure:
         listener = Listener(self.trt, self.on_progress)
-        builder = self.trt.Builder(listener.logger)
+        builder = opened(lambda: self.trt.Builder(listener.logger))
+        if builder is None:
+            raise BackendError(
+                f"{self.flavour.label} {self.trt.__version__} cannot start building: "
+                f"{_reasons(listener.problems)}. `srtrt doctor` looks at driver and libraries."
+            )
         network = builder.create_network(typed_network_flags(self.trt))
         self._parse(network, listener)
         convolutions = self._require_types(network)
@@ -244,9 +254,8 @@ class _Job:
         with listener.listening():
             plan = builder.build_serialized_network(network, config)
         if plan is None:
-            messages = listener.problems or ["it gave no reason"]
-            reason = " / ".join(_short(message) for message in messages[:3])
-            return _Failure(reason, is_out_of_memory(" ".join(messages)))
+            messages = listener.problems
+            return _Failure(_reasons(messages), wants_less(" ".join(messages)))
         if self.timing_cache is not None:
             try:
                 save_timing_cache(self.flavour, config, self.timing_cache)
@@ -323,14 +332,15 @@ class _Job:
             config.set_flag(trt.BuilderFlag.TF32)
         else:
             config.clear_flag(trt.BuilderFlag.TF32)
+        require_user_memory(trt, config)
         if options.aux_streams is not None:
             config.max_aux_streams = options.aux_streams
         if options.tactics == "plain":
             exclude_tactics(trt, config)
         set_targets(self.flavour, trt, config, options.compute_capabilities)
         workspace = options.workspace_bytes
-        if workspace is None and self.gpu is not None:
-            workspace = memory_limit("cuda:0")
+        if workspace is None and self.device is not None:
+            workspace = memory_limit(self.device)
         if workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
         return workspace
@@ -391,6 +401,11 @@ def _parser_error(error: Any) -> str:
     return (
         f"{f'node {where}{operator}: ' if where else ''}{error.code().name}, {_short(error.desc())}"
     )
+
+
+def _reasons(messages: Sequence[str]) -> str:
+    """The first few messages of a log."""
+    return " / ".join(map(_short, messages[:3])) or "it gave no reason"
 
 
 def _short(message: str) -> str:

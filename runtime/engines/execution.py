@@ -15,12 +15,13 @@ from srtrt.runtime.engines.flavour import (
     Flavour,
     is_out_of_memory,
     load_runtime_cache,
+    opened,
     save_runtime_cache,
 )
 from srtrt.runtime.engines.key import EngineShape, InputSize
 from srtrt.runtime.engines.monitor import Listener
 from srtrt.runtime.engines.record import BuiltEngine
-from srtrt.runtime.layouts import TensorLayout, form_layouts
+from srtrt.runtime.layouts import form_layouts
 from srtrt.runtime.ring import FrameRing, RingOptions, in_order
 from srtrt.spec import Form
 
@@ -66,19 +67,26 @@ class LoadedEngine:
         self._runtime_cache, self._tell = runtime_cache, on_note or (lambda _: None)
         self._form, self._layouts = form, form_layouts(form, size)
         self._takes = takes or EngineShape.of(size)
+        self._told_of_graphs = False
+        # TensorRT holds no reference to its logger, which the listener does.
         self._listener = Listener(trt := flavour.load(), lambda _share, _phase: None)
         self._trt = trt
         self._config: Any = None
-        self._runtime = trt.Runtime(self._listener.logger)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        self._engine: Any = None
+        self._runtime: Any = None
         try:
+            self._runtime = opened(lambda: trt.Runtime(self._listener.logger))
+            if self._runtime is None:
+                raise self.failure("cannot start")
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise self.failure("cannot load the engine")
             self._require_tensors()
             if flavour.runtime_cache:
                 self._configure()
-        except BaseException:
+        except BaseException as error:
             self._config = self._engine = self._runtime = None
+            forget_frames(error)
             raise
 
     def resize(self, size: InputSize) -> bool:
@@ -90,11 +98,7 @@ class LoadedEngine:
 
     def executor(self, stream: Stream) -> EngineExecutor:
         """Opens it for a stream."""
-        try:
-            return EngineExecutor(self, self._context(), stream, self._layouts, self._device)
-        except BaseException as error:
-            forget_frames(error)
-            raise
+        return EngineExecutor(self, stream, self._device)
 
     def close(self) -> None:
         """Keeps what was compiled and releases it; harmless when repeated."""
@@ -107,22 +111,46 @@ class LoadedEngine:
         self._engine = self._runtime = None
 
     def _configure(self) -> None:
-        """Contexts without memory of their own, and with what earlier runs compiled."""
+        """Contexts without memory of their own, and with what earlier ones compiled."""
         config = self._config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(_by_hand(self._trt))
-        if self._runtime_cache is not None:
-            problem = load_runtime_cache(self._flavour, config, self._runtime_cache)
-            if problem:
-                self._tell(f"The stored compiled kernels were discarded: {problem}.")
+        problem = load_runtime_cache(self._flavour, config, self._runtime_cache)
+        if problem:
+            self._tell(f"The stored compiled kernels were discarded: {problem}.")
 
-    def _context(self) -> Any:
-        context = self._engine.create_execution_context(self._config or _by_hand(self._trt))
+    def context(self) -> Any:
+        """A new context for batches of the size, which still needs memory and addresses.
+
+        Raises:
+            BackendError: if it cannot be opened.
+            DeviceMemoryError: if memory does not suffice.
+        """
+        context = self.ask(
+            self._engine.create_execution_context, self._config or _by_hand(self._trt)
+        )
         if context is None:
             raise self.failure("cannot open the engine")
+        for each in self._layouts:
+            if each.is_input and not self.ask(context.set_input_shape, each.name, each.shape):
+                raise self.failure(f"refuses {each.name} of shape {list(each.shape)}")
         return context
 
+    def ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls TensorRT; what :meth:`failure` then tells is of this call."""
+        self._listener.problems.clear()
+        return call(*arguments)
+
+    def tell_not_recorded(self) -> None:
+        """Says once that the work cannot be recorded."""
+        if not self._told_of_graphs:
+            self._told_of_graphs = True
+            self._tell(
+                f"{self._flavour.label} does not let the work of this engine be recorded as a CUDA "
+                "graph, so every frame is started kernel by kernel."
+            )
+
     def failure(self, what: str) -> BackendError:
-        """The error for a call of TensorRT that failed, with what its log says."""
+        """The error for a call of TensorRT that failed, with what its log says of it."""
         reason = " / ".join(self._listener.problems[:3]) or "it gave no reason"
         text = f"{self._flavour.label} {what}: {reason}"
         return DeviceMemoryError(text) if is_out_of_memory(reason) else BackendError(text)
@@ -150,53 +178,75 @@ class LoadedEngine:
 
 
 class EngineExecutor:
-    """One execution context, with working memory of its own."""
+    """An engine on one stream: a context for each binding, all with the same working memory.
 
-    def __init__(
-        self,
-        loaded: LoadedEngine,
-        context: Any,
-        stream: Stream,
-        layouts: Sequence[TensorLayout],
-        device: Device,
-    ) -> None:
-        self._loaded, self._context, self._stream = loaded, context, stream
-        self._memory: DeviceMemory | None = None
-        for each in layouts:
-            if each.is_input and not context.set_input_shape(each.name, each.shape):
-                raise loaded.failure(f"refuses {each.name} of shape {list(each.shape)}")
-        needed = int(context.update_device_memory_size_for_shapes())
-        # An engine may need none, but its address must be valid.
-        self._memory = device.device_memory(max(needed, 1))
-        context.set_device_memory(self._memory.address, self._memory.nbytes)
+    A recorded graph keeps the addresses of the context it was recorded from, so a context that
+    was recorded must not get others. The stream computes one batch after the other, which is why
+    the contexts can share their memory.
+    """
+
+    def __init__(self, loaded: LoadedEngine, stream: Stream, device: Device) -> None:
+        self._loaded, self._stream, self._device = loaded, stream, device
+        self._contexts: list[Any] = []
+        self._memories: list[DeviceMemory] = []
+        self._computed: Any = None
 
     @property
     def capturable(self) -> bool:
-        """Whether TensorRT lets its work be recorded; before 11 it cannot be asked, and does."""
-        ask = getattr(self._context, "is_stream_capturable", None)
-        return ask is None or bool(ask(self._stream.handle))
+        """Whether TensorRT lets the work it computed last be recorded.
+
+        Only TensorRT-RTX can be asked; all work of TensorRT on an engine without data-dependent
+        shapes can be.
+        """
+        ask = getattr(self._computed, "is_stream_capturable", None)
+        answer = ask is None or bool(self._loaded.ask(ask, self._stream.handle))
+        if not answer:
+            self._loaded.tell_not_recorded()
+        return answer
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[], None]:
         """See :meth:`srtrt.runtime.ring.Executor.bind`."""
-        handle = self._stream.handle
+        try:
+            context = self._context(addresses)
+        except BaseException as error:
+            forget_frames(error)
+            raise
+        self._contexts.append(context)
+        place = len(self._contexts) - 1
 
         def compute() -> None:
-            context = self._context
-            # Slots of a stream share its context, so each sets its own addresses.
-            for name, address in addresses.items():
-                if not context.set_tensor_address(name, address):
-                    raise self._loaded.failure(f"refuses the address of {name}")
-            if not context.execute_async_v3(handle):
+            # By number, so that closing the executor frees the context.
+            context = self._computed = self._contexts[place]
+            if not self._loaded.ask(context.execute_async_v3, self._stream.handle):
                 raise self._loaded.failure("cannot compute")
 
         return compute
 
     def close(self) -> None:
-        """Releases the context, then its memory; harmless when repeated."""
-        self._context = None
-        memory, self._memory = self._memory, None
-        if memory is not None:
-            memory.close()
+        """Releases the contexts, then their memory; harmless when repeated."""
+        self._computed = None
+        self._contexts.clear()
+        while self._memories:
+            self._memories.pop().close()
+
+    def _context(self, addresses: Mapping[str, int]) -> Any:
+        """A context with memory and all addresses."""
+        loaded = self._loaded
+        context = loaded.context()
+        needed = int(loaded.ask(context.update_device_memory_size_for_shapes))
+        memory = self._memory(needed)
+        context.set_device_memory(memory.address, memory.nbytes)
+        for name, address in addresses.items():
+            if not loaded.ask(context.set_tensor_address, name, address):
+                raise loaded.failure(f"refuses the address of {name}")
+        return context
+
+    def _memory(self, nbytes: int) -> DeviceMemory:
+        """The working memory of the stream; another piece if it is too small."""
+        if not self._memories or self._memories[-1].nbytes < nbytes:
+            # An engine may need none, but its address must be valid.
+            self._memories.append(self._device.device_memory(max(nbytes, 1)))
+        return self._memories[-1]
 
 
 def run_engine(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,10 @@ class Flavour:
                 f"{self.label} is installed but cannot be loaded: {error}. Install it again: "
                 f"pip install --force-reinstall '{self.name}'"
             ) from error
+        if not hasattr(module, "__version__"):  # a folder of that name: type stubs, or remains
+            raise MissingPackageError(
+                self.name, self.extra, f"building or loading {self.label} engines"
+            )
         found = tuple(int(part) for part in re.findall(r"\d+", module.__version__)[:2])
         if found < self.oldest:
             wanted = ".".join(map(str, self.oldest))
@@ -114,11 +118,15 @@ class Flavour:
             return None
         listed = _listed(known)
         expected = listed if self.builds_ahead else f"{listed} or later"
-        other = next(each for each in FLAVOURS.values() if each.name != self.name)
+        other = FLAVOURS["tensorrt"]
+        instead = (
+            f"{other.label} does: {install_hint(other.extra)}"
+            if self.builds_ahead and found >= _OLDEST_GPU
+            else "no supported version does; use another backend"
+        )
         return (
             f"{self.label} {trt.__version__} does not serve {gpu.name} (compute capability "
-            f"{gpu.compute_capability}; expected {expected}); "
-            f"try the other: {install_hint(other.extra)}"
+            f"{gpu.compute_capability}; expected {expected}); {instead}"
         )
 
     def is_portable(self, compute_capabilities: Sequence[str]) -> bool:
@@ -170,6 +178,16 @@ def typed_network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
+def require_user_memory(trt: Any, config: Any) -> None:
+    """Lets an engine use no memory but what it is given, where a builder can be told so.
+
+    TensorRT-RTX from 1.2 allocates by itself otherwise, which cannot be recorded.
+    """
+    flag = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if flag is not None:
+        config.set_flag(flag)
+
+
 def set_targets(
     flavour: Flavour, trt: Any, config: Any, compute_capabilities: Sequence[str]
 ) -> None:
@@ -218,12 +236,46 @@ def _listed(capabilities: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{major}.{minor}" for major, minor in capabilities)
 
 
-def is_out_of_memory(message: str) -> bool:
-    """Whether a builder's message says that less work would have been possible.
+_NO_MEMORY = re.compile(
+    r"out of memory|out_?of_?memory|insuff?icient memory|memory is insufficient"
+    r"|gpu memory \(\d+ bytes\) could not be allocated",
+    re.IGNORECASE,
+)
+"""How TensorRT, its allocator and CUDA say that memory ran out."""
 
-    Both flavours report this in words only: no memory, or no kernel within the workspace.
+_NO_KERNEL = re.compile(
+    r"could not find any implementation|insufficient workspace|within workspace limit"
+    r"|requires workspace memory|no (valid |\w+ )?tactics? (found|for)",
+    re.IGNORECASE,
+)
+"""How a builder says that no kernel computes a layer within the workspace."""
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Whether a message of TensorRT says that memory ran out; it reports that in words only.
+
+    An address that is not valid is no lack of memory: nothing smaller helps then.
     """
-    return bool(re.search(r"memory|workspace|tactic|any implementation", message, re.IGNORECASE))
+    return bool(_NO_MEMORY.search(message))
+
+
+def wants_less(message: str) -> bool:
+    """Whether a builder's message says that less could be built: no memory, or no kernel fits."""
+    return is_out_of_memory(message) or bool(_NO_KERNEL.search(message))
+
+
+def opened(make: Callable[[], Any]) -> Any:
+    """What TensorRT makes, None where it cannot; its constructors raise TypeError instead.
+
+    Args:
+        make: calls a constructor.
+    """
+    try:
+        return make()
+    except TypeError as error:
+        if "nullptr" in str(error):
+            return None
+        raise
 
 
 def load_timing_cache(flavour: Flavour, config: Any, path: Path) -> str | None:
@@ -267,7 +319,7 @@ def save_timing_cache(flavour: Flavour, config: Any, path: Path) -> None:
         write_blob(path, bytes(cache.serialize()))
 
 
-def load_runtime_cache(flavour: Flavour, runtime_config: Any, path: Path) -> str | None:
+def load_runtime_cache(flavour: Flavour, runtime_config: Any, path: Path | None) -> str | None:
     """Attaches a runtime cache, with what earlier runs compiled, to an ``IRuntimeConfig``.
 
     TensorRT-RTX refuses by itself what another GPU, driver or version made.
@@ -275,7 +327,8 @@ def load_runtime_cache(flavour: Flavour, runtime_config: Any, path: Path) -> str
     Args:
         flavour: nothing is done for one without a runtime cache.
         runtime_config: made by the engine's ``create_runtime_config``.
-        path: the file, see :meth:`srtrt.runtime.engines.cache.EngineCache.runtime_cache_path`.
+        path: the file, see :meth:`srtrt.runtime.engines.cache.EngineCache.runtime_cache_path`;
+            None for an empty cache, which spares the second context what the first compiled.
 
     Returns:
         Why the stored one was discarded, or None.
@@ -283,8 +336,8 @@ def load_runtime_cache(flavour: Flavour, runtime_config: Any, path: Path) -> str
     if not flavour.runtime_cache:
         return None
     cache = runtime_config.create_runtime_cache()
-    stored, problem = read_blob(path)
-    if stored and not cache.deserialize(stored):
+    stored, problem = (None, None) if path is None else read_blob(path)
+    if path is not None and stored and not cache.deserialize(stored):
         problem = f"{flavour.label} refuses {path.name}"
         discard(path)
     runtime_config.set_runtime_cache(cache)

@@ -25,6 +25,7 @@ def provide_engine(
     *,
     flavour: Flavour,
     gpu: GpuFacts | None = None,
+    device: str = "cuda:0",
     cache: EngineCache | None = None,
     verify: Verify | None = None,
     trust_engine: bool = False,
@@ -44,6 +45,7 @@ def provide_engine(
             nothing is asked.
         flavour: TensorRT or TensorRT-RTX.
         gpu: facts about the GPU of this machine, None without one.
+        device: that GPU as ``cuda:N``; it must be current.
         cache: where it is kept; by default in the user's cache folder.
         verify: judges it, see :func:`srtrt.runtime.engines.gate.engine_gate`; None where it
             cannot run.
@@ -80,6 +82,7 @@ def provide_engine(
             key.options,
             flavour=flavour,
             gpu=gpu,
+            device=device,
             timing_cache=timings,
             may_shrink=may_shrink,
             on_progress=on_progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,18 @@ def user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EngineCache:
 
 
 @pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """TensorRT on a GPU, as far as tests need it; it computes with ONNX Runtime."""
+def standin(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[StandIn]:
+    """TensorRT on a GPU, as far as tests need it; it computes with ONNX Runtime.
+
+    A parameter names what is installed. What the stand-in calls undefined fails the test.
+    """
     pytest.importorskip("onnxruntime")
     from tensorrt_standin import install
 
-    return install(monkeypatch)
+    packages = getattr(request, "param", ())
+    made = install(monkeypatch, *([packages] if isinstance(packages, str) else packages))
+    yield made
+    assert made.violations == []
 
 
 @pytest.fixture

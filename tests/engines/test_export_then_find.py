@@ -232,12 +232,11 @@ def test_without_a_gpu_it_is_said_where_engines_run(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_gpu_older_than_the_usual_targets_is_a_target(
-    standin: StandIn, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+    standin: StandIn, cache: EngineCache
 ) -> None:
-    old = replace(GPU, compute_capability="7.5", name="NVIDIA Older")
-    for module in (export_engines_module, backend_module):
-        monkeypatch.setattr(module, "gpu_facts", lambda *_: old)
-    exported("fast", "--shape", "64x48")
+    old = standin.gpus["cuda:0"] = replace(GPU, compute_capability="7.5", name="NVIDIA Older")
+    done = exported("fast", "--shape", "64x48")
+    assert "for compute capability 7.5, that of NVIDIA Older, which TensorRT-RTX" in done.stderr
     (entry,) = cache.entries()
     assert entry.record is not None
     assert entry.record.key["compute_capabilities"] == "7.5"

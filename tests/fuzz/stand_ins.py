@@ -65,6 +65,7 @@ def _verdict(_: Case) -> None:
 def _tensorrt(case: Case) -> None:
     """TensorRT-RTX on a GPU, with ONNX Runtime in place of what computes engines."""
     import tensorrt_standin
+    from tensorrt_runtime import Plan
 
     from srtrt.runtime.engines import provide
     from srtrt.runtime.engines.key import EngineShape
@@ -84,7 +85,7 @@ def _tensorrt(case: Case) -> None:
     graph = (case.corpus.folder / "onnx" / "tiny-rgb8-fp32.onnx").read_bytes()
     for number, side in ((0, 32), (1, 64)):
         plan = hashlib.sha256(bytes([number]) * 5000).hexdigest()
-        standin.graphs[plan] = (graph, EngineShape.static(side, 24))
+        standin.graphs[plan] = Plan(graph, EngineShape.static(side, 24))
 
     def build(graph: bytes, shape: EngineShape, *_: Any, **__: Any) -> BuiltEngine:
         from onnx import ModelProto
@@ -92,7 +93,7 @@ def _tensorrt(case: Case) -> None:
         from srtrt.graph_spec import read_spec
 
         plan = hashlib.sha256(graph).digest() * 100
-        standin.graphs[hashlib.sha256(plan).hexdigest()] = (graph, shape)
+        standin.graphs[hashlib.sha256(plan).hexdigest()] = Plan(graph, shape)
         spec = read_spec(ModelProto.FromString(graph), "graph")
         return BuiltEngine(plan=plan, spec=spec, facts={"shape": str(shape), "level": 3})
 
