@@ -54,7 +54,7 @@ _MODULES = ("srtrt.train.loop", "srtrt.train.pictures", "srtrt.train.distributed
 @click.option("--init", default=None, help="Checkpoint or bundled model to start from.")
 @click.option("--vgg", default=None, metavar="FILE", help="VGG19 weights; default: download.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--resume", is_flag=True, help="Continue the run in --out exactly.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train(
     preset: str | None,
@@ -85,6 +85,7 @@ def train(
         raise UsageError("--preset and --config are two sources of settings; give one of them.")
     silent = quiet or os.environ.get("RANK", "0") != "0"
     packages.load(_MODULES, extra="train", purpose="`srtrt train`", quiet=silent)
+    from srtrt.train.determinism import resuming
     from srtrt.train.device import choose_device
     from srtrt.train.distributed import World
     from srtrt.train.loop import Trainer
@@ -113,6 +114,8 @@ def train(
         )
         for note in trainer.resume() if resume else ():
             tell(f"note: {note}")
+        if resume and (known := resuming(where, chosen.run.deterministic)):
+            tell(f"note: {known}")
         tell(str(trainer.arithmetic))
         with _stop_request() as should_stop, _progress_line(tell) as show:
             result = trainer.run(on_progress=show, should_stop=should_stop)

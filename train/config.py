@@ -159,7 +159,11 @@ class RunConfig:
     ``auto`` is bf16 where the processor or GPU is fast in it, and stays what it was when a run is
     resumed elsewhere; the run folder's settings say which it is."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of the networks; ``auto`` does it on CUDA."""
+    """torch.compile of the networks; ``auto`` does it on CUDA, unless ``deterministic``."""
+    deterministic: bool = False
+    """On CUDA, lets a run that is repeated or resumed on the same kind of GPU, with the same
+    versions and number of processes, end with the same weights, bit for bit; slower, and not
+    compiled, as compiled kernels are chosen by measuring. The CPU does so anyway."""
     explosion: float = 10.0
     """The run stops when the generator's loss exceeds its lowest logged value this many times."""
 
@@ -168,6 +172,8 @@ class RunConfig:
             _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "at least 1")
         for name in ("validate_every", "sample_every"):
             _require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "0 or more")
+        fixed = not (self.deterministic and self.compile == "on")
+        _require(fixed, "run.compile", self.compile, "auto or off with run.deterministic")
         _require(self.explosion > 1, "run.explosion", self.explosion, "more than 1")
 
 

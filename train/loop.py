@@ -27,6 +27,7 @@ from srtrt.networks.generator import Generator
 from srtrt.networks.initialise import initialise_as_interpolation
 from srtrt.train.config import TrainConfig
 from srtrt.train.data import Batches
+from srtrt.train.determinism import determinism, fix_workspace
 from srtrt.train.distributed import World
 from srtrt.train.looking import RunView
 from srtrt.train.memory import memory_errors_said
@@ -117,6 +118,8 @@ class Trainer:
         Raises:
             TrainingError: if ``init`` or ``content`` does not fit, or memory runs out.
         """
+        if config.run.deterministic:
+            fix_workspace()
         self.world = world or World()
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._free_precision = config.run.precision == "auto"
@@ -170,7 +173,8 @@ class Trainer:
         """Goes back to the run folder's newest saved state that is intact.
 
         With ``run.precision`` auto the run goes on in the precision in which it was started, on
-        whatever machine: nothing else continues it exactly.
+        whatever machine. On the CPU it ends with the weights of a run that was not stopped, bit for
+        bit, and on a GPU with ``run.deterministic``; else they differ in rounding.
 
         Returns:
             Sentences on newer states that are damaged.
@@ -206,13 +210,14 @@ class Trainer:
         """Trains to the end, or until ``should_stop`` says so between two updates, and saves.
 
         Raises:
-            TrainingError: if the loss is no longer finite or explodes, or memory runs out; saved
-                states stay usable.
+            TrainingError: if the loss is no longer finite or explodes, memory runs out, or
+                something cannot be computed with ``run.deterministic``; saved states stay usable.
             OutputError: if a file cannot be written; saved states stay usable.
         """
         view = self._open_folder()
         try:
-            stopped = self._loop(view, on_progress, should_stop)
+            with determinism(self.config.run.deterministic):
+                stopped = self._loop(view, on_progress, should_stop)
         finally:
             if view is not None:
                 view.close()

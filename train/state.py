@@ -1,4 +1,4 @@
-"""Everything a run needs to go on exactly where it was saved."""
+"""Everything a run needs to go on where it was saved."""
 
 from __future__ import annotations
 

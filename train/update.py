@@ -122,10 +122,10 @@ class Update:
 
     def _compiled(self, function: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
         """The function under autocast, compiled where the settings say so; float32 results."""
-        wanted = self.config.run.compile
-        if function is not None and (
-            wanted == "on" or (wanted == "auto" and self.device.type == "cuda")
-        ):
+        run_config = self.config.run
+        wanted = run_config.compile
+        by_default = self.device.type == "cuda" and not run_config.deterministic
+        if function is not None and (wanted == "on" or (wanted == "auto" and by_default)):
             function = torch.compile(function, dynamic=False)
 
         def run(x: Tensor) -> Tensor:
