@@ -18,4 +18,9 @@ if ! missing=$("$python" -c 'import srtrt.benchmarks.on_gpu' 2>&1); then
     exit 1
 fi
 cd "$here"
-"$python" -m srtrt.benchmarks.on_gpu "$@"
+# Not with -m, which would take a folder of that name in the current one, such as a clone, for srtrt.
+"$python" -c '
+import sys
+sys.path[:] = [each for each in sys.path if each]
+from srtrt.benchmarks.on_gpu import main
+main()' "$@"

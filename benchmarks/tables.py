@@ -228,6 +228,33 @@ def _throughput(report: dict[str, Any]) -> str:
     return _markdown(["frame", "way", "frames/s", "ms", "bound, ms", "of matmul, %"], rows)
 
 
+def _on_gpu(report: dict[str, Any]) -> str:
+    rows = (
+        [part["device"], part["part"], part["state"], f"{part['seconds']:.0f}", _cell(part)]
+        for part in report["parts"]
+    )
+    return _markdown(["device", "part", "state", "seconds", "why"], rows)
+
+
+def _cell(part: dict[str, Any]) -> str:
+    """Why a part did not run well, on one line that no character ends early."""
+    return " ".join((part["reason"] or "").split()).replace("|", "\\|")
+
+
+def _video(report: dict[str, Any]) -> str:
+    """Seconds of each stage of one run of upscale-video."""
+    stages = report["stages"]
+    head = ["size", "frames", "frames/s", *(f"{s['name']}, s" for s in stages), "bottleneck"]
+    row = [
+        f"{report['width']}x{report['height']}",
+        str(report["frames"]),
+        f"{report['frames_per_second']:.1f}",
+        *(f"{stage['busy_seconds']:.2f}" for stage in stages),
+        report["bottleneck"],
+    ]
+    return _markdown(head, [row])
+
+
 def _fuzz(report: dict[str, Any]) -> str:
     """How damaged files of each kind ended; a fault is whatever is no clean end."""
     faults = dict.fromkeys(report["kinds"], 0)
@@ -259,6 +286,8 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "instruction-sets": _instruction_sets,
     "profile": _profile,
     "throughput": _throughput,
+    "on-gpu": _on_gpu,
+    "video": _video,
     "fuzz": _fuzz,
 }
 

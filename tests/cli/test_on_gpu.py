@@ -22,9 +22,14 @@ from srtrt.benchmarks.on_gpu import Outcome, run_part
 from srtrt.benchmarks.on_gpu_parts import PARTS, Part, Setting
 
 STANDIN = """\
+import os
+import tempfile
+
 import pytest
 from tensorrt_standin import install
 
+# The stand-in runs what its own process has built.
+os.environ["SRTRT_CACHE"] = tempfile.mkdtemp(dir={folder!r})
 install(pytest.MonkeyPatch())
 """
 REHEARSED = ("doctor", "torch-parity", "throughput", "profile", "profile-compiled", "video",
@@ -36,9 +41,12 @@ ON_STANDIN = ("video", "tensorrt-rtx-fp16", "tensorrt-rtx-fp32", "tensorrt-rtx-b
 def driven(
     folder: Path, *options: str, environment: dict[str, str] | None = None
 ) -> tuple[int, dict[str, Any], str]:
-    """Runs it as the script does; exit status, summary, and what it printed."""
+    """Runs the script beside a folder called srtrt; exit status, summary, what it printed."""
+    beside = folder.parent / "beside"
+    (beside / "srtrt").mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         [str(REPOSITORY / "benchmarks" / "on_gpu.sh"), "-o", str(folder), *options],
+        cwd=beside,
         env={**os.environ, "PYTHON": sys.executable, **(environment or {})},
         capture_output=True,
         text=True,
@@ -57,10 +65,9 @@ def states(report: dict[str, Any]) -> dict[str, str]:
 def on_standin(tmp_path: Path) -> dict[str, str]:
     """What makes every process of a run see TensorRT-RTX on a GPU that computes on the CPU."""
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build engines")
-    (tmp_path / "sitecustomize.py").write_text(STANDIN)
+    (tmp_path / "sitecustomize.py").write_text(STANDIN.format(folder=str(tmp_path)))
     paths = [str(tmp_path), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
-    cache = str(tmp_path / "cache")
-    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "SRTRT_CACHE": cache}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def test_parts_are_rehearsed_on_the_cpu(tmp_path: Path) -> None:
