@@ -16,6 +16,7 @@ from srtrt.graph import load_graph
 from srtrt.runtime.backends.tensorrt import (
     USUAL_PRECISION,
     engine_judge,
+    engine_meter,
     unusable_because,
     usable_flavour,
 )
@@ -158,9 +159,10 @@ def export_engines(
     """
     plan.flavour.load()  # before any work is done
     problem = plan.misses()
-    judge = None
+    judge = meter = None
     if problem is None:
         judge = engine_judge(plan.model, plan.flavour, plan.gpu, device=plan.device)
+        meter = engine_meter(plan.flavour, plan.gpu, device=plan.device)
     cache, made = EngineCache(plan.folder), []
     with _current(plan, problem), tempfile.TemporaryDirectory() as folder:
         graphs = export_model(
@@ -187,6 +189,7 @@ def export_engines(
                         device=plan.device,
                         cache=cache,
                         verify=judge,
+                        measure=meter,
                         exact_shape=True,
                         because="--overwrite was given" if overwrite else None,
                         on_progress=_named(on_build, name),

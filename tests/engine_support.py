@@ -44,7 +44,7 @@ class Builder:
     def __init__(self, graph: Path) -> None:
         self.engine, self.count = small_engine(graph), 0
 
-    def __call__(self) -> BuiltEngine:
+    def __call__(self, _options: EngineOptions | None = None) -> BuiltEngine:
         self.count += 1
         return self.engine
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from srtrt.graph_spec import read_spec
 from srtrt.runtime.engines.gpu import GpuFacts
-from srtrt.runtime.engines.key import EngineShape, InputSize
+from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.twin import float32_twin
 
@@ -63,6 +63,8 @@ class Plan:
     """The only kind of GPU it is for."""
     own_memory: bool = False
     """Whether it allocates by itself, which cannot be captured."""
+    way: EngineOptions = field(default_factory=EngineOptions)
+    """At which level, of which kernels and with which fusions it was built."""
 
 
 @dataclass
@@ -79,6 +81,12 @@ class Rules:
     violations: list[str] = field(default_factory=list)
     shift: int = 0
     """Added to every output sample, as a wrong engine would."""
+    wrong_for: Callable[[EngineOptions], int] = lambda _: 0
+    """The same for engines that were built in some way."""
+    sticky_for: Callable[[EngineOptions], bool] = lambda _: False
+    """Whether computing engines that were built in some way makes the GPU unusable."""
+    speed_for: Callable[[EngineOptions], float] = lambda _: 100.0
+    """What measuring frames per second of engines that were built in some way gives."""
     failure: str | None = None
     """What computing fails with."""
     sticky: str | None = None
@@ -399,8 +407,8 @@ class _Work:
             rules.violated("a context was freed before its work was done")
         elif self._started:
             context.pending -= 1
-        if rules.sticky is not None:
-            raise rules.machine.fault(rules.sticky)
+        if rules.sticky is not None or rules.sticky_for(self._engine.plan.way):
+            raise rules.machine.fault(rules.sticky or "an illegal memory access was encountered")
         if rules.machine.view(*self._memory) is None:
             rules.violated("working memory was freed before the work was done")
         arrays = {each.name: self._array(each) for each in self._layouts}
@@ -408,11 +416,12 @@ class _Work:
             rules.violated("a tensor was freed before the work was done")
             return
         rules.computed += 1
+        wrong = rules.shift + rules.wrong_for(self._engine.plan.way)
         inputs = {each.name: np.array(arrays[each.name]) for each in self._layouts if each.is_input}
         names = [each.name for each in self._layouts if not each.is_input]
         results = self._engine.session.run(names, inputs)
         for name, result in zip(names, results, strict=True):
-            arrays[name][...] = np.clip(result.astype(int) + rules.shift, 0, 255)  # type: ignore[index]
+            arrays[name][...] = np.clip(result.astype(int) + wrong, 0, 255)  # type: ignore[index]
 
     def _array(self, layout: TensorLayout) -> NDArray[Any] | None:
         memory = self._engine.rules.machine.view(self._addresses[layout.name], layout.nbytes)

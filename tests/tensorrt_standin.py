@@ -30,9 +30,11 @@ from srtrt.runtime import cuda
 from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines import gpu as gpu_module
+from srtrt.runtime.engines import tuning
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts
-from srtrt.runtime.engines.key import EngineShape, InputSize
+from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.record import BuiltEngine
 
 
 class PlainMachine:
@@ -170,7 +172,17 @@ def install(monkeypatch: pytest.MonkeyPatch, *packages: str, machine: Any = None
         standin.gpu = standin.facts(device)
         return machine.open(device, binding)
 
+    measure = backend_module.engine_speed
+
+    def speed(built: BuiltEngine, *arguments: Any, **named: Any) -> float:
+        assert measure(built, *arguments, **named) > 0
+        plan = standin.find(built.plan)
+        assert plan is not None
+        return standin.speed_for(plan.way)
+
     monkeypatch.setattr(Flavour, "load", load_module)
+    monkeypatch.setattr(backend_module, "engine_speed", speed)
+    monkeypatch.setattr(tuning, "SPEED_SECONDS", 0.0)
     for place in (backend_module, gpu_module):
         monkeypatch.setattr(place, "gpu_facts", standin.facts)
     monkeypatch.setattr("srtrt.export.engines.gpu_facts", standin.facts)
@@ -237,8 +249,12 @@ class Builder:
 
     def build_serialized_network(self, network: Any, config: Any) -> Any:
         plan = self._real.build_serialized_network(network, config)
-        if plan is not None:
-            self._remember(bytes(plan), network, config)
+        if plan is None:
+            return None
+        way = _way(network, config)
+        if self._module._api.module == "tensorrt":
+            plan = bytes(plan) + repr(way).encode()  # TensorRT-RTX ignores most of it
+        self._remember(bytes(plan), network, config)
         return plan
 
     def _remember(self, plan: bytes, network: Any, config: Any) -> None:
@@ -259,6 +275,7 @@ class Builder:
             targets=targets,
             gpu=None if rtx else standin.gpu,
             own_memory=rtx and not config.get_flag(flag),
+            way=_way(network, config),
         )
 
 
@@ -275,6 +292,17 @@ class Parser:
     def parse(self, model: bytes, path: str | None = None) -> bool:
         self._standin.parsed[id(self._network)] = bytes(model)
         return bool(self._real.parse(model, path))
+
+
+def _way(network: Any, config: Any) -> EngineOptions:
+    """How a network is to be built, as the builder is told."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    tensors = [layer.get_output(index) for layer in layers for index in range(layer.num_outputs)]
+    return EngineOptions(
+        level=config.builder_optimization_level,
+        tactics="plain" if config.get_tactic_sources() == 0 else "all",
+        fusion=not any(network.is_debug_tensor(tensor) for tensor in tensors),
+    )
 
 
 def _takes(network: Any, profile: Any) -> EngineShape:

@@ -20,12 +20,14 @@ from srtrt.runtime.engines.gate import engine_gate, mosaics
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
 from srtrt.runtime.engines.identity import EngineKey, engine_key
 from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.ladder import Measure
 from srtrt.runtime.engines.provide import provide_engine
 from srtrt.runtime.engines.record import BuiltEngine, Verify
 from srtrt.runtime.engines.tuning import (
     Measured,
     best_of,
     candidates,
+    engine_speed,
     frames_per_second,
     read_choice,
     write_choice,
@@ -154,6 +156,7 @@ class TensorRtBackend(Backend):
             device=self.device,
             cache=self._cache,
             verify=engine_gate(self.model, self._run, read_pictures()),
+            measure=self._speed,
             trust_engine=self.trust_engine,
             # What does not fit is divided by the session, which needs tiles of the size it asks.
             may_shrink=False,
@@ -175,6 +178,9 @@ class TensorRtBackend(Backend):
         self, built: BuiltEngine, frames: Sequence[Mapping[str, NDArray[Any]]]
     ) -> list[dict[str, Any]]:
         return run_engine(built, frames, flavour=self._flavour, device=self._device)
+
+    def _speed(self, built: BuiltEngine) -> float:
+        return engine_speed(built, read_pictures(), flavour=self._flavour, device=self._device)
 
     def _infer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         raise AssertionError("frames are computed by the rings")
@@ -284,6 +290,24 @@ def engine_judge(
             return run_engine(built, frames, flavour=flavour, device=opened)
 
     return engine_gate(model, run, read_pictures())
+
+
+def engine_meter(
+    flavour: Flavour,
+    gpu: GpuFacts | None,
+    *,
+    device: str = "cuda:0",
+    binding: Binding = "auto",
+) -> Measure | None:
+    """Measures frames per second of engines; None if they cannot run. See :func:`engine_judge`."""
+    if unusable_because(flavour, gpu) is not None:
+        return None
+
+    def measure(built: BuiltEngine) -> float:
+        with open_device(device, binding) as opened:
+            return engine_speed(built, read_pictures(), flavour=flavour, device=opened)
+
+    return measure
 
 
 def usable_flavour(name: str, gpu: GpuFacts | None) -> Flavour:

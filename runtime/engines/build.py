@@ -61,6 +61,7 @@ def build_engine(
     gpu: GpuFacts | None = None,
     device: str = "cuda:0",
     timing_cache: Path | None = None,
+    own_timings: Path | None = None,
     may_shrink: bool = True,
     on_progress: Progress | None = None,
     on_note: Note | None = None,
@@ -80,7 +81,9 @@ def build_engine(
             TensorRT-RTX can do with.
         device: that GPU as ``cuda:N``; it must be current.
         timing_cache: file of kernel timings to use and extend, see
-            :meth:`srtrt.runtime.engines.cache.EngineCache.timing_cache_path`; None for none.
+            :meth:`srtrt.runtime.engines.folder.EngineFolder.timing_cache_path`; None for none.
+        own_timings: file of the timings of this engine alone. They are used instead if it exists,
+            so that the same kernels are chosen, and written to it.
         may_shrink: whether single frames and smaller tiles may be tried.
         on_progress: is told how far a build is. Its exceptions stop the build.
         on_note: is told in a sentence when a build is tried again, or a timing cache discarded.
@@ -100,6 +103,7 @@ def build_engine(
         trt=flavour.load(),
         device=None if gpu is None else device,
         timing_cache=timing_cache,
+        own_timings=own_timings,
         on_progress=on_progress or (lambda _share, _phase: None),
         tell=on_note or (lambda _text: None),
     )
@@ -215,6 +219,7 @@ class _Job:
     device: str | None
     """None without a GPU."""
     timing_cache: Path | None
+    own_timings: Path | None
     on_progress: Progress
     tell: Note
 
@@ -246,21 +251,14 @@ class _Job:
         workspace = self._configure(config, rung.options)
         self._set_shapes(builder, network, config, rung.shape)
         config.progress_monitor = listener.monitor
-        if self.timing_cache is not None:
-            problem = load_timing_cache(self.flavour, config, self.timing_cache)
-            if problem:
-                self.tell(f"The stored kernel timings were discarded: {problem}.")
+        self._load_timings(config)
         listener.problems.clear()
         with listener.listening():
             plan = builder.build_serialized_network(network, config)
         if plan is None:
             messages = listener.problems
             return _Failure(_reasons(messages), wants_less(" ".join(messages)))
-        if self.timing_cache is not None:
-            try:
-                save_timing_cache(self.flavour, config, self.timing_cache)
-            except OutputError as error:  # the engine itself is good
-                self.tell(f"The kernel timings were not kept: {error}")
+        self._save_timings(config)
         facts = {
             "workspace_bytes": workspace,
             "tactics": rung.options.tactics or "all",
@@ -271,6 +269,23 @@ class _Job:
             "outputs": _tensors(network.get_output, network.num_outputs),
         }
         return _Success(bytes(plan), facts)
+
+    def _load_timings(self, config: Any) -> None:
+        """Attaches stored timings, rather those of this engine than those of all."""
+        own = self.own_timings
+        path = own if own is not None and own.exists() else self.timing_cache
+        problem = load_timing_cache(self.flavour, config, path) if path is not None else None
+        if problem:
+            self.tell(f"The stored kernel timings were discarded: {problem}.")
+
+    def _save_timings(self, config: Any) -> None:
+        try:
+            # First those of this engine: saving takes in what the file holds already.
+            for path in (self.own_timings, self.timing_cache):
+                if path is not None:
+                    save_timing_cache(self.flavour, config, path)
+        except OutputError as error:  # the engine itself is good
+            self.tell(f"The kernel timings were not kept: {error}")
 
     def _parse(self, network: Any, listener: Listener) -> None:
         parser = self.trt.OnnxParser(network, listener.logger)

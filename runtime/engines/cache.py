@@ -8,67 +8,55 @@ Any engine that suits is used, however it was built; see
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from srtrt import __version__
-from srtrt.errors import InputError, ParityError, UsageError, system_reason
-from srtrt.files import cache_folder, stale_parts
+from srtrt.errors import (
+    BackendError,
+    DeviceMemoryError,
+    ParityError,
+    UsageError,
+)
+from srtrt.files import stale_parts
 from srtrt.locks import locked
-from srtrt.runtime.engines.gpu import GpuFacts
-from srtrt.runtime.engines.identity import BUILD_PARTS, EngineKey, differences
+from srtrt.runtime.engines.folder import TRIED_SUFFIX, EngineFolder
+from srtrt.runtime.engines.identity import BUILD_PARTS, RECIPE_PARTS, EngineKey, differences
+from srtrt.runtime.engines.key import EngineOptions
+from srtrt.runtime.engines.ladder import SLOWER, Build, Candidate, Climb, Ladder, Last
 from srtrt.runtime.engines.record import (
     TIME_FORMAT,
     BuiltEngine,
     CachedEngine,
-    EngineEntry,
     EngineRecord,
     Verify,
     read_intact,
     sidecar_path,
 )
-from srtrt.runtime.engines.stored import UnusableError, discard, make_folder, write_own
-
-SUFFIX = ".engine"
-TIMING_SUFFIX = ".timing"
-RUNTIME_SUFFIX = ".runtime"
-TUNE_SUFFIX = ".tune.json"
+from srtrt.runtime.engines.stored import UnusableError, make_folder, write_own
+from srtrt.runtime.engines.tried import Attempt, Tried, way
 
 Note = Callable[[str], None]
 
 
-class EngineCache:
-    """A folder of engines that several processes may use at once.
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """What is to be made."""
 
-    Args:
-        folder: by default ``engines`` in the user's cache folder, see
-            :func:`srtrt.files.cache_folder`.
-    """
+    key: EngineKey
+    build: Build
+    verify: Verify | None
+    ladder: Ladder
+    tell: Note
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or cache_folder("engines")
 
-    def path(self, key: EngineKey) -> Path:
-        """Where the engine of a key would be built."""
-        return self.folder / f"{key.stem}{SUFFIX}"
-
-    def timing_cache_path(self, flavour: str, flavour_version: str, gpu: GpuFacts | None) -> Path:
-        """The file of kernel timings, shared by all builds for one GPU and version."""
-        name = gpu.name if gpu else "any"
-        safe = "".join(c if c.isalnum() else "_" for c in name)
-        return self.folder / f"{flavour}-{flavour_version}-{safe}{TIMING_SUFFIX}"
-
-    def runtime_cache_path(self, engine: Path, gpu: GpuFacts) -> Path:
-        """The file of kernels that TensorRT-RTX compiled for an engine on a GPU."""
-        facts = hashlib.sha256(json.dumps(asdict(gpu), sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{engine.stem}-{facts[:8]}{RUNTIME_SUFFIX}"
+class EngineCache(EngineFolder):
+    """A folder of engines that several processes may use at once."""
 
     def find(self, key: EngineKey, *, trust_engine: bool = False) -> CachedEngine | None:
         """The best engine that suits a key, if one is there, intact and to be trusted."""
@@ -80,9 +68,10 @@ class EngineCache:
     def get_or_build(
         self,
         key: EngineKey,
-        build: Callable[[], BuiltEngine],
+        build: Build,
         verify: Verify | None = None,
         *,
+        ladder: Ladder | None = None,
         trust_engine: bool = False,
         because: str | None = None,
         on_note: Note | None = None,
@@ -94,15 +83,16 @@ class EngineCache:
 
         Args:
             key: what is needed.
-            build: makes it.
+            build: makes it, in the way it is told.
             verify: judges it. None where the engine cannot run: it is kept without figures, and
                 judged by the first call that can.
+            ladder: the ways to build it; by default that of the key, alone.
             trust_engine: use an engine that another user may have written.
             because: builds it anew even if it is intact, for this reason (a clause).
             on_note: is told in a sentence what is done and why.
 
         Raises:
-            ParityError: if ``verify`` refuses the engine; it is not kept.
+            ParityError: if ``verify`` refuses what every way gives; nothing of it is kept.
             OutputError: if the folder cannot be written.
             SrtrtError: whatever ``build`` raises.
         """
@@ -119,85 +109,21 @@ class EngineCache:
         def waiting() -> None:
             tell(f"Another process is building {stem}; waiting for it.")
 
+        ladder = ladder or Ladder()
+        ladder = ladder if ladder.rungs else replace(ladder, rungs=(key.options,))
+        order = _Order(key=key, build=build, verify=verify, ladder=ladder, tell=tell)
         with locked(self.folder / f"{stem}.lock", on_wait=waiting):
             try:
                 if because is not None:
                     raise UnusableError(because)
-                found = self._verified(self._usable(key, trust_engine), key, verify)
+                found = self._usable(key, trust_engine)
             except UnusableError as reason:
-                return self._build(key, build, verify, self._why(key, str(reason)), tell)
-            return self._told(found, key, tell)
-
-    def entries(self, *, trust_engine: bool = False) -> list[EngineEntry]:
-        """All engines of the folder, by name; each is read and checked."""
-        found = []
-        for path in self._files(f"*{SUFFIX}"):
-            record, problem = None, None
-            try:
-                record = EngineRecord.read(path, trust=trust_engine)
-                read_intact(path, trust_engine)
-            except UnusableError as error:
-                problem = str(error)
-            found.append(EngineEntry(path=path, record=record, problem=problem))
-        return found
-
-    def remove(self, path: Path) -> bool:
-        """Removes an engine with all that belongs to it; False if it is in use or cannot be."""
-        stem = path.name.removesuffix(SUFFIX)
-        lock = self.folder / f"{stem}.lock"
-        with locked(lock, wait=False) as free:
-            if not free:
-                return False
-            others = [
-                *self._files(f"{stem}-*{RUNTIME_SUFFIX}"),
-                *self._files(f"{stem}-*{RUNTIME_SUFFIX}.lock"),
-            ]
-            choice = self.folder / f"{stem}{TUNE_SUFFIX}"
-            gone = [discard(each) for each in (sidecar_path(path), path, choice, *others)]
-            discard(lock)
-        return all(gone)
-
-    def leftovers(self, *, remove: bool = False) -> list[Path]:
-        """Files of killed builds: unfinished ones, and sidecars and locks without an engine.
-
-        What belongs to a build that is going on is left out.
-
-        Args:
-            remove: also removes them.
-        """
-        found = stale_parts(self.folder, remove=remove)
-        for lock in self._files("*.lock"):
-            stem = lock.with_suffix("")
-            with locked(lock, wait=False) as free:
-                if not free:
-                    continue
-                shared = stem.suffix in (TIMING_SUFFIX, RUNTIME_SUFFIX)
-                path = stem if shared else stem.with_name(f"{stem.name}{SUFFIX}")
-                if path.exists():
-                    continue
-                files = [each for each in (sidecar_path(path), lock) if each.exists()]
-                found += [each for each in files if not remove or discard(each)]
-        return found
-
-    def _files(self, pattern: str) -> list[Path]:
-        """The files of the folder whose names fit, sorted; none where there is no folder.
-
-        Raises:
-            InputError: if it cannot be read.
-        """
-        try:
-            names = os.listdir(self.folder)  # noqa: PTH208 - iterdir is lazy before Python 3.13
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.folder}: cannot be read ({system_reason(error)}); expected a folder of "
-                "engines."
-            ) from error
-        return [self.folder / name for name in sorted(fnmatch.filter(names, pattern))]
+                return self._build(order, str(reason))
+            return self._told(self._judged(found, order), key, tell)
 
     def _usable(self, key: EngineKey, trust: bool) -> CachedEngine:
-        """The best intact engine that suits: made for the size, at the highest level, the newest.
+        """The best intact engine that suits: made for the size, known to pass here, fastest,
+        highest level, newest.
 
         Raises:
             UnusableError: if there is none, with what is wrong with the one that should be it.
@@ -217,20 +143,19 @@ class EngineCache:
     def _suitable(self, key: EngineKey, trust: bool) -> list[Path]:
         """Engines whose sidecars say that they suit, the best first."""
         found = []
-        for path, record in self._records(trust):
+        for path, record in self.records(trust):
             with suppress(UsageError):
-                takes = record.takes
-                if key.suits(record.key, takes):
-                    level = int(record.built.get("level") or 0)
-                    rank = (takes.covers(key.shape), takes == key.shape, level, record.created)
-                    found.append((rank, path))
-        return [path for _, path in sorted(found, reverse=True)]
+                if key.suits(record.key, takes := record.takes):
+                    found.append((path, record, (takes.covers(key.shape), takes == key.shape)))
+        speeds = {path: _speed_on_gpu(record, key) for path, record, _ in found}
+        fast = SLOWER * max(speeds.values(), default=0.0)
 
-    def _records(self, trust: bool) -> Iterator[tuple[Path, EngineRecord]]:
-        """Every engine with a sidecar that can be read."""
-        for path in self._files(f"*{SUFFIX}"):
-            with suppress(UnusableError):
-                yield path, EngineRecord.read(path, trust=trust)
+        def rank(each: tuple[Path, EngineRecord, tuple[bool, bool]]) -> tuple[Any, ...]:
+            path, record, fits = each
+            passes, level = self._is_verified(record, key), int(record.built.get("level") or 0)
+            return *fits, passes, speeds[path] >= fast, level, record.created
+
+        return [path for path, _, _ in sorted(found, key=rank, reverse=True)]
 
     def _told(self, found: CachedEngine, key: EngineKey, tell: Note) -> CachedEngine:
         """The engine; says which, if it is not the one that would be built."""
@@ -242,15 +167,32 @@ class EngineCache:
         return found
 
     def _build(
-        self,
-        key: EngineKey,
-        build: Callable[[], BuiltEngine],
-        verify: Verify | None,
-        note: str,
-        tell: Note,
+        self, order: _Order, reason: str, postponed: Mapping[str, Any] | None = None
     ) -> CachedEngine:
-        tell(note)
-        built = build()
+        """Builds an engine in one way after the other, until one is good; stores it."""
+        order.tell(note := self._why(order.key, reason))
+        kept, last = None, self._last(order.key)
+        try:
+            best = self._climb(order).best(last=last, postponed=postponed)
+            kept = best.options
+        finally:
+            self._forget_timings(order, kept)
+        return self._stored(order, best, note)
+
+    def _climb(self, order: _Order) -> Climb:
+        return Climb(order.ladder, order.build, order.verify, self._tried(order), order.tell)
+
+    def _tried(self, order: _Order) -> Tried:
+        """What was tried for an engine here, in whatever way it is built."""
+        key, plain = order.key, EngineOptions()
+        ways = {name: getattr(plain, name) for name in way(plain)}
+        key = replace(key, options=replace(key.options, **ways))
+        path = self.folder / f"{key.stem}{TRIED_SUFFIX}"
+        return Tried(path, key.sha256, _place(key), order.tell)
+
+    def _stored(self, order: _Order, best: Candidate, note: str) -> CachedEngine:
+        key, built = replace(order.key, options=best.options), best.built
+        judged = best.parity is not None
         record = EngineRecord(
             key=key.parts(),
             key_sha256=key.sha256,
@@ -258,10 +200,11 @@ class EngineCache:
             engine_bytes=len(built.plan),
             spec=built.spec,
             built=dict(built.facts),
-            parity=dict(verify(built)) if verify else None,
+            parity=dict(best.parity) if best.parity is not None else None,
             created=time.strftime(TIME_FORMAT, time.gmtime()),
             srtrt=__version__,
-            verified_on=_place(key) if verify else None,
+            verified_on=_place(key) if judged else None,
+            frames_per_second=best.frames_per_second,
         )
         path = self.path(key)
         for each in (path, sidecar_path(path)):
@@ -271,31 +214,67 @@ class EngineCache:
         record.write(path)
         return CachedEngine(path=path, plan=built.plan, record=record, note=note)
 
+    def _forget_timings(self, order: _Order, kept: EngineOptions | None) -> None:
+        """Removes the timings of what was built in vain."""
+        for options in order.ladder.rungs:
+            key = replace(order.key, options=options)
+            if options != kept and not self.path(key).exists():
+                self.discard_timings(self.path(key))
+
+    def _last(self, key: EngineKey) -> Last | None:
+        """The newest engine for the same on this GPU whose speed was measured."""
+        elsewhere = {*RECIPE_PARTS, *BUILD_PARTS, "flavour_version", "cuda"}
+        same = {name: value for name, value in key.parts().items() if name not in elsewhere}
+        found = [
+            record
+            for _, record in self.records(trust=False)
+            if _speed_on_gpu(record, key)
+            and all(record.key.get(name) == value for name, value in same.items())
+        ]
+        return _as_last(max(found, key=lambda each: each.created)) if found else None
+
     def _is_verified(self, record: EngineRecord, key: EngineKey) -> bool:
         """Whether it was compared with PyTorch on this GPU with this driver."""
         return record.parity is not None and record.verified_on == _place(key)
 
-    def _verified(self, found: CachedEngine, key: EngineKey, verify: Verify | None) -> CachedEngine:
-        """The engine with parity figures of this machine; one that fails is removed.
+    def _judged(self, found: CachedEngine, order: _Order) -> CachedEngine:
+        """The engine with figures of this machine; another where it fails or is slow here.
 
         Raises:
-            ParityError: if it fails and never passed anywhere.
-            UnusableError: if it passed elsewhere: it is worth building here.
+            ParityError: if it fails and so does every other.
+            BackendError: if it breaks; when that happens again, it is removed.
         """
-        if verify is None or self._is_verified(found.record, key):
+        key, old, tried = order.key, found.record, self._tried(order)
+        if order.verify is None or self._is_verified(old, key):
             return found
+        built = BuiltEngine(plan=found.plan, spec=old.spec, facts=old.built)
+        ways = {name: old.key.get(name) for name in way(key.options)}
+        options = replace(key.options, **ways)  # type: ignore[arg-type]
         try:
-            built = BuiltEngine(plan=found.plan, spec=found.record.spec, facts=found.record.built)
-            parity = dict(verify(built))
+            parity = dict(order.verify(built))
+            speed = order.ladder.measure(built) if order.ladder.measure else None
         except ParityError as error:
-            discard(sidecar_path(found.path))
-            discard(found.path)
-            if found.record.parity is None:
-                raise
-            raise UnusableError(f"it passed elsewhere and fails here ({error})") from error
-        record = replace(found.record, parity=parity, verified_on=_place(key))
+            self.discard(found.path)
+            if old.parity is not None:
+                reason = f"it passed elsewhere and fails here ({error})"
+                return self._build(order, reason, postponed=ways)
+            tried.add(Attempt(**way(options), outcome="fails", problem=str(error)))
+            return self._build(order, f"the one that was there fails its gate ({error})")
+        except DeviceMemoryError:
+            raise
+        except BackendError as error:
+            tried.add(Attempt(**way(options), outcome="breaks", problem=str(error)))
+            if tried.refusal(options) is not None:
+                self.discard(found.path)
+            raise
+        record = replace(old, parity=parity, verified_on=_place(key), frames_per_second=speed)
         record.write(found.path)
-        return replace(found, record=record)
+        found = replace(found, record=record)
+        if old.frames_per_second is None:
+            return found
+        incumbent = Candidate(options=options, built=built, parity=parity, frames_per_second=speed)
+        best = self._climb(order).best(last=_as_last(old), incumbent=incumbent)
+        return found if best.options is options else self._stored(order, best, "")
 
     def _why(self, key: EngineKey, reason: str) -> str:
         """One sentence on why a build is needed."""
@@ -313,11 +292,26 @@ class EngineCache:
     def _nearest(self, key: EngineKey) -> EngineRecord | None:
         """The most similar engine of the same model, form, precision and kind."""
         parts, found = key.parts(), []
-        for _, record in self._records(trust=False):
+        for _, record in self.records(trust=False):
             same = ("model", "form", "precision", "flavour")
             if all(record.key.get(name) == parts[name] for name in same):
                 found.append((-len(differences(record.key, parts)), record.created, record))
         return max(found, key=lambda each: each[:2])[2] if found else None
+
+
+def _as_last(record: EngineRecord) -> Last | None:
+    """What is expected of an engine that takes the place of another; None without a speed."""
+    if record.frames_per_second is None:
+        return None
+    driver = (record.verified_on or {}).get("driver")
+    made = f"{record.key.get('flavour')} {record.key.get('flavour_version')}, driver {driver}"
+    return Last(frames_per_second=record.frames_per_second, name=f"the last one ({made})")
+
+
+def _speed_on_gpu(record: EngineRecord, key: EngineKey) -> float:
+    """Frames per second that were measured on this GPU, whatever the driver was; else 0."""
+    here = key.here is not None and (record.verified_on or {}).get("gpu") == key.here.name
+    return (record.frames_per_second or 0.0) if here else 0.0
 
 
 def _place(key: EngineKey) -> dict[str, str] | None:

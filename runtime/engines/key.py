@@ -143,7 +143,7 @@ class EngineOptions:
 
     level: int | None = None
     """Optimisation level 0 to 5: higher builds longer and may run faster. None takes the highest
-    that was built already, else builds at 3."""
+    that was built already and is fast, else builds at 3."""
     workspace_bytes: int | None = None
     """Most memory a kernel may use besides its tensors; None is half of what is free on the GPU,
     and no limit where there is none."""

@@ -14,6 +14,7 @@ from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.identity import engine_key
 from srtrt.runtime.engines.key import EngineOptions, EngineShape
+from srtrt.runtime.engines.ladder import Measure, ladder_for
 from srtrt.runtime.engines.monitor import Progress
 from srtrt.runtime.engines.record import BuiltEngine, CachedEngine, Verify
 
@@ -28,6 +29,7 @@ def provide_engine(
     device: str = "cuda:0",
     cache: EngineCache | None = None,
     verify: Verify | None = None,
+    measure: Measure | None = None,
     trust_engine: bool = False,
     may_shrink: bool = True,
     exact_shape: bool = False,
@@ -37,6 +39,9 @@ def provide_engine(
     on_note: Note | None = None,
 ) -> CachedEngine:
     """The engine of a graph, built if the cache has none that fits this machine.
+
+    Where it is wrong, or slower than the last one, other ways of building are tried, see
+    :func:`srtrt.runtime.engines.ladder.ladder_for`; each is told and remembered.
 
     Args:
         graph: an ONNX graph written by srtrt.
@@ -49,6 +54,8 @@ def provide_engine(
         cache: where it is kept; by default in the user's cache folder.
         verify: judges it, see :func:`srtrt.runtime.engines.gate.engine_gate`; None where it
             cannot run.
+        measure: frames per second of an engine that passes, see
+            :func:`srtrt.runtime.engines.tuning.engine_speed`; None where it is not measured.
         trust_engine: use an engine that another user may have written.
         may_shrink: take an engine for single frames or smaller tiles if none of this shape can be
             built.
@@ -64,7 +71,7 @@ def provide_engine(
         DeviceMemoryError: if memory does not suffice.
         BackendError: if TensorRT fails otherwise.
         MissingPackageError: if it is not installed.
-        ParityError: if the engine is under its gate; it is not kept.
+        ParityError: if every engine is under its gate; none is kept.
         OutputError: if it cannot be written.
     """
     options, cache = options or EngineOptions(), cache or EngineCache()
@@ -73,24 +80,31 @@ def provide_engine(
     key = replace(key, exact_shape=exact_shape)
     timings = cache.timing_cache_path(flavour.name, key.flavour_version, key.gpu)
 
-    def build() -> BuiltEngine:
+    def build(options: EngineOptions) -> BuiltEngine:
         if before_build is not None:
             before_build()
         return build_engine(
             data,
             shape,
-            key.options,
+            options,
             flavour=flavour,
             gpu=gpu,
             device=device,
             timing_cache=timings,
+            own_timings=cache.own_timings_path(replace(key, options=options)),
             may_shrink=may_shrink,
             on_progress=on_progress,
             on_note=on_note,
         )
 
     found = cache.get_or_build(
-        key, build, verify, trust_engine=trust_engine, because=because, on_note=on_note
+        key,
+        build,
+        verify,
+        ladder=ladder_for(key.options, flavour, key.flavour_version, measure),
+        trust_engine=trust_engine,
+        because=because,
+        on_note=on_note,
     )
     size = found.record.takes.most
     if not may_shrink and size.pixels < shape.most.pixels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -15,6 +15,7 @@ from srtrt.plain_data import DataError, shown
 from srtrt.runtime.engines.identity import Scalar, parts_sha256
 from srtrt.runtime.engines.key import EngineShape
 from srtrt.runtime.engines.stored import UnusableError, read_own, read_record, write_record
+from srtrt.runtime.engines.tried import Attempt, read_attempts, require_speed
 from srtrt.spec import ModelSpec
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -61,6 +62,13 @@ class EngineRecord:
     """Version of srtrt that built it."""
     verified_on: Mapping[str, str] | None = None
     """GPU and driver on which the parity was measured."""
+    frames_per_second: float | None = None
+    """Measured there; None if it was not."""
+
+    @property
+    def attempts(self) -> Sequence[Attempt]:
+        """What was tried until this engine was taken, itself included."""
+        return read_attempts(self.built.get("attempts", []))
 
     @property
     def takes(self) -> EngineShape:
@@ -109,6 +117,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "built": (dict,),
     "parity": (dict, NoneType),
     "verified_on": (dict, NoneType),
+    "frames_per_second": (int, float, NoneType),
 }
 """What the fields of a sidecar are, where they are not text."""
 
@@ -133,6 +142,8 @@ def _require_fields(values: Mapping[str, Any]) -> None:
     for name, kind in (("level", int), ("shape", str)):
         if not isinstance(values["built"].get(name), (kind, NoneType)):
             raise DataError(f"{name} in built is {shown(values['built'][name])}")
+    read_attempts(values["built"].get("attempts", []))
+    require_speed(values["frames_per_second"])
     try:
         time.strptime(values["created"], TIME_FORMAT)
     except ValueError as error:

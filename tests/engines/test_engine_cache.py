@@ -56,7 +56,7 @@ def progress(share, phase):
         print("half", flush=True)
         sys.stdin.readline()
 
-def build():
+def build(_options):
     with open(log, "a") as file:
         file.write("build\\n")
     return build_engine(data, shape, options, flavour=rtx, on_progress=progress)

@@ -127,7 +127,7 @@ def make_engines(folder: Path, graph: Path) -> None:
         facts: dict[str, Any] = {"shape": str(key.shape), "level": 3, "seconds": 1.5}
         built = BuiltEngine(plan=bytes([number]) * 5000, spec=spec, facts=facts)
         cache.get_or_build(
-            key, lambda built=built: built, lambda _: {"psnr_db": 71.5, "max_abs": 1}
+            key, lambda _, built=built: built, lambda _: {"psnr_db": 71.5, "max_abs": 1}
         )
         write_choice(cache, key, RingOptions(), [])
         write_blob(cache.timing_cache_path("tensorrt-rtx", "1.4.0", gpu), b"timings")
