@@ -1,6 +1,6 @@
 """Between decoded frames, the arrays of the network, and frames to encode.
 
-8-bit 4:2:0 planes are copied as they are. Deeper 4:2:0 is rounded to 8 bits first. Everything
+8-bit 4:2:0 planes are taken as they are. Deeper 4:2:0 is rounded to 8 bits first. Everything
 else goes through RGB, with the matrix and range named explicitly in both directions.
 """
 
@@ -86,24 +86,30 @@ class PlanarConverter:
 
     def inputs(self, frame: av.VideoFrame) -> dict[str, NDArray[Any]]:
         """``y`` uint8 ``[1,1,H,W]``, ``uv`` uint8 ``[1,2,H/2,W/2]``, H and W made even."""
-        width, height = self._size
-        y, u, v = self._planes(frame)
-        y = np.pad(y, ((0, height % 2), (0, width % 2)), mode="edge")
-        return {"y": y[None, None], "uv": np.stack([u, v])[None], **self._constants}
+        (width, height), (even_width, even_height) = self._size, self.network_size
+        y = np.empty((even_height, even_width), np.uint8)
+        uv = np.empty((2, even_height // 2, even_width // 2), np.uint8)
+        y[:height, :width], uv[0], uv[1] = self._planes(frame)
+        y[:height, width:] = y[:height, width - 1 : width]
+        y[height:] = y[height - 1]
+        return {"y": y[None, None], "uv": uv[None], **self._constants}
 
     def frame(self, outputs: Mapping[str, NDArray[Any]]) -> av.VideoFrame:
-        """Crops what the padding of odd sizes added."""
+        """Crops what the padding of odd sizes added; else without a copy where that can be."""
         width, height = self._size
-        y = outputs["y_x4"][0, 0, : 4 * height, : 4 * width]
-        u, v = outputs["uv_x4"][0, :, : 2 * height, : 2 * width]
-        return make_frame(y, u, v)
+        y, uv = outputs["y_x4"][0, 0], outputs["uv_x4"][0]
+        image = one_image(y, uv) if self._size == self.network_size else None
+        if image is not None:
+            return av.VideoFrame.from_numpy_buffer(image, "yuv420p")
+        u, v = uv[:, : 2 * height, : 2 * width]
+        return make_frame(y[: 4 * height, : 4 * width], u, v)
 
     def _planes(self, frame: av.VideoFrame) -> tuple[Bytes, Bytes, Bytes]:
         if frame.format.name == "nv12":
-            uv = plane_bytes(frame, 1, samples=2)
-            return plane_bytes(frame, 0), uv[:, 0::2], uv[:, 1::2]
+            uv = plane_view(frame, 1, samples=2)
+            return plane_view(frame, 0), uv[:, 0::2], uv[:, 1::2]
         if frame.format.name in _PLANAR_8BIT:
-            return plane_bytes(frame, 0), plane_bytes(frame, 1), plane_bytes(frame, 2)
+            return plane_view(frame, 0), plane_view(frame, 1), plane_view(frame, 2)
         return self._rounded_planes(frame)
 
     def _rounded_planes(self, frame: av.VideoFrame) -> tuple[Bytes, Bytes, Bytes]:
@@ -116,7 +122,7 @@ class PlanarConverter:
             src_color_range=depth,
             dst_color_range=depth,
         )
-        y, u, v = (plane_bytes(deep, i, samples=2).view("<u2") for i in range(3))
+        y, u, v = (plane_view(deep, i, samples=2).view("<u2") for i in range(3))
         full = self._colour.full_range
         return round_to_8_bits(y, full), round_to_8_bits(u, full), round_to_8_bits(v, full)
 
@@ -155,7 +161,7 @@ class RgbConverter:
             interpolation=_SWS_FLAGS,
         )
         width, _ = self._size
-        pixels = plane_bytes(rgb, 0, samples=3)
+        pixels = plane_view(rgb, 0, samples=3).copy()
         return {"rgb": pixels.reshape(1, -1, width, 3)}
 
     def frame(self, outputs: Mapping[str, NDArray[Any]]) -> av.VideoFrame:
@@ -169,7 +175,7 @@ class RgbConverter:
             dst_color_range=self._range,
             interpolation=_SWS_FLAGS,
         )
-        y, u, v = (plane_bytes(full, i) for i in range(3))
+        y, u, v = (plane_view(full, i) for i in range(3))
         return make_frame(y, halve_left_sited(u), halve_left_sited(v))
 
 
@@ -182,18 +188,40 @@ def halve_left_sited(chroma: Bytes) -> Bytes:
     return halved
 
 
-def plane_bytes(frame: av.VideoFrame, index: int, samples: int = 1) -> Bytes:
-    """A copy of one plane without its padding: uint8 ``[rows, columns * samples]``.
+def plane_view(frame: av.VideoFrame, index: int, samples: int = 1) -> Bytes:
+    """One plane without its padding, in the frame's own memory: ``[rows, columns * samples]``.
 
     Args:
-        frame: the frame to read.
+        frame: the frame to read; the array keeps its memory.
         index: number of the plane.
         samples: bytes that belong to one column.
     """
     plane = frame.planes[index]
     rows = np.frombuffer(memoryview(plane), np.uint8)[: plane.height * plane.line_size]
-    rows = rows.reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width * samples].copy()
+    return rows.reshape(plane.height, plane.line_size)[:, : plane.width * samples]
+
+
+def one_image(y: Bytes, uv: Bytes) -> Bytes | None:
+    """The planes as one yuv420p image ``[3 * H / 2, W]`` in their own memory.
+
+    Args:
+        y: ``[H, W]``.
+        uv: ``[2, H / 2, W / 2]``.
+
+    Returns:
+        None if they do not lie one after the other in one array of bytes.
+    """
+    whole = y.base
+    if not isinstance(whole, np.ndarray) or whole is not uv.base:
+        return None
+    if whole.dtype != np.uint8 or not (whole.flags.c_contiguous and whole.flags.writeable):
+        return None
+    start = y.ctypes.data - whole.ctypes.data
+    planes_follow = uv.ctypes.data - y.ctypes.data == y.nbytes
+    if not (planes_follow and y.flags.c_contiguous and uv.flags.c_contiguous):
+        return None
+    image: Bytes = whole.reshape(-1)[start : start + y.nbytes + uv.nbytes]
+    return image.reshape(-1, y.shape[1])
 
 
 def make_frame(y: Bytes, u: Bytes, v: Bytes) -> av.VideoFrame:

@@ -7,6 +7,7 @@ import inspect
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -391,6 +392,65 @@ def test_a_failed_frame_does_not_stand_in_the_way_of_smaller_ones(
     small = {"rgb": np.ascontiguousarray(frame["rgb"][:, :, :2])}
     np.testing.assert_array_equal(rings.submit(small)()["rgb_x4"], computed(small)["rgb_x4"])
     rings.close()
+    gpu.check()
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_what_a_frame_costs(runtime: CudaRuntime, gpu: Gpu, graph: bool) -> None:
+    layouts = form_layouts("yuv420p8", InputSize(width=WIDTH, height=HEIGHT))
+    sizes = {each.name: each.nbytes for each in layouts}
+    options = RingOptions(streams=2, slots=4, graph=graph)
+    with (
+        CudaPythonDevice(0) as device,
+        FrameRing(device, layouts, lambda stream: Kernel(gpu, layouts, stream), options) as ring,
+    ):
+        # The frames of a video have one set of tables; each slot gets it with its first frame.
+        sent = frames(44, "yuv420p8")
+        tables = {name: sent[0][name] for name in sent[0] if name not in ("y", "uv")}
+        sent = [each | tables for each in sent]
+
+        def run(some: list[dict[str, Any]]) -> None:
+            for each in some:
+                result = ring.submit(each)()
+                np.testing.assert_array_equal(result["y_x4"], computed(each)["y_x4"])
+
+        run(sent[:4])
+        gpu.counts.clear()
+        runtime.calls.clear()
+        run(sent[4:])
+        calls = Counter(runtime.calls)
+        counts = dict(gpu.counts)
+    per_frame = {name: number / 40 for name, number in counts.items()}
+    assert per_frame == {
+        "copy in": 2,
+        "bytes in": sizes["y"] + sizes["uv"],
+        **({"launch": 1} if graph else {"kernel": 1}),
+        "copy out": 2,
+        "bytes out": sizes["y_x4"] + sizes["uv_x4"],
+    }
+    assert {name: number / 40 for name, number in calls.items() if number >= 40} == {
+        "cudaSetDevice": 2,
+        **({"cudaGraphLaunch": 1} if graph else {}),
+        "cudaMemcpyAsync": 2 if graph else 4,
+        "cudaEventRecord": 1,
+        "cudaEventSynchronize": 1,
+    }
+
+
+def test_tables_go_up_when_they_change(runtime: CudaRuntime, gpu: Gpu) -> None:
+    layouts = form_layouts("yuv420p8", InputSize(width=WIDTH, height=HEIGHT))
+    options = RingOptions(streams=1, slots=1)
+    with (
+        CudaPythonDevice(0) as device,
+        FrameRing(device, layouts, lambda stream: Kernel(gpu, layouts, stream), options) as ring,
+    ):
+        first, second = frames(2, "yuv420p8")
+        one = {**first, "yuv_to_rgb": second["yuv_to_rgb"]}
+        for inputs, copies in [(first, 6), (first, 2), (one, 3), (one, 2), (second, 5), (one, 5)]:
+            gpu.counts.clear()
+            result = ring.submit(inputs)()
+            np.testing.assert_array_equal(result["uv_x4"], computed(inputs)["uv_x4"])
+            assert gpu.counts["copy in"] == copies
     gpu.check()
 
 

@@ -16,7 +16,7 @@ from srtrt.runtime.video.planes import (
     halve_left_sited,
     make_converter,
     make_frame,
-    plane_bytes,
+    plane_view,
     round_to_8_bits,
 )
 from srtrt.runtime.video.siting import read_siting
@@ -104,9 +104,9 @@ def test_planes_are_copied_untouched(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(inputs["y"][0, 0, -1, :width], y[-1])
     np.testing.assert_array_equal(inputs["uv"][0], np.stack([u, v]))
     frame = converter.frame(NearestSession(form="yuv420p8").infer(inputs))
-    np.testing.assert_array_equal(plane_bytes(frame, 0), y.repeat(4, 0).repeat(4, 1))
+    np.testing.assert_array_equal(plane_view(frame, 0), y.repeat(4, 0).repeat(4, 1))
     expected = u.repeat(4, 0).repeat(4, 1)[: 2 * height, : 2 * width]
-    np.testing.assert_array_equal(plane_bytes(frame, 1), expected)
+    np.testing.assert_array_equal(plane_view(frame, 1), expected)
 
 
 def test_source_siting_up_and_left_siting_down() -> None:
