@@ -11,6 +11,7 @@ from srtrt.errors import BrokenPackageError, SrtrtError
 from srtrt.processor import this_processor
 from srtrt.runtime.backends.options import option_lines
 from srtrt.runtime.cost import Cost, measure_cost
+from srtrt.runtime.gpu_report import gpu_lines
 from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import bundled_models, find_model, weights_folder
 from srtrt.runtime.package_checks import check_packages
@@ -89,6 +90,8 @@ def doctor() -> None:
         f"the network may use {memory_limit('cpu') / 2**30:.1f} GiB "
         f"(change with {MEMORY_VARIABLE}, in MiB)"
     )
+    for line in gpu_lines():
+        put(line)
     broken = []
     for package in check_packages():
         put(f"  {package}")

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from srtrt.errors import BrokenPackageError, SrtrtError
+from srtrt.errors import BrokenPackageError, SrtrtError, install_hint
 from srtrt.packages import (
     broken,
     import_openvino,
@@ -23,6 +23,14 @@ from srtrt.packages import (
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.video import pyav
 from srtrt.runtime.video.codecs import CODECS, ordinary_priority, quiet_svt
+
+LINKED_TENSORRT = 10
+"""Major version that the TensorRT provider of ONNX Runtime links, up to 1.31."""
+
+_BUILDS = {
+    name: tuple(f"{name}-cu{major}" for major in (13, 12)) for name in ("tensorrt", "tensorrt-rtx")
+}
+"""Distributions that bring the same for one CUDA, where the first name is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,8 @@ class PackageState:
 def check_packages() -> Iterator[PackageState]:
     """Every package srtrt may use, each tried by a small task."""
     for name, check in _CHECKS.items():
-        version = installed(name)
+        own = next(filter(installed, (name, *_BUILDS.get(name, ()))), name)
+        version = installed(own)
         if version is None:
             yield PackageState(name=name, version=None)
             continue
@@ -59,8 +68,8 @@ def check_packages() -> Iterator[PackageState]:
             problem = str(error)
         except Exception as error:  # whatever a foreign package raises
             problem = str(broken(name, error))
-        notes = " ".join(filter(None, [note, untried(name)])) or None
-        yield PackageState(name=name, version=version, problem=problem, note=notes)
+        notes = " ".join(filter(None, [note, untried(own)])) or None
+        yield PackageState(name=own, version=version, problem=problem, note=notes)
 
 
 def _only_version(_name: str) -> None:
@@ -123,8 +132,15 @@ def _check_torch(_name: str) -> None:
     _compare((2 * torch.ones(1, 3)).numpy())
 
 
-def _check_tensorrt(name: str) -> None:
-    FLAVOURS[name].load()
+def _check_tensorrt(name: str) -> str | None:
+    version = FLAVOURS[name].version()
+    runtime = installed("onnxruntime-gpu")
+    if name != "tensorrt" or runtime is None or version.startswith(f"{LINKED_TENSORRT}."):
+        return None
+    return (
+        f"The backend onnxruntime-tensorrt cannot use it: onnxruntime-gpu {runtime} needs TensorRT "
+        f"{LINKED_TENSORRT}, which {install_hint('gpu')} brings; the backend tensorrt can."
+    )
 
 
 def _check_import(module: str) -> Callable[[str], None]:

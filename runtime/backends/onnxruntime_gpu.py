@@ -23,7 +23,9 @@ from typing import Any, BinaryIO
 
 from srtrt.errors import BackendError, OutputError, first_line, install_hint
 from srtrt.files import cache_folder, make_own_folder
+from srtrt.packages import onnxruntime_clash
 from srtrt.runtime.engines.gpu import gpu_facts
+from srtrt.runtime.nvidia import no_gpu
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -54,7 +56,7 @@ def obstacle(ort: Any, provider: str, device: str = "cuda:0") -> str | None:
     """
     version = f"onnxruntime {ort.__version__}"
     if provider not in ort.get_available_providers():
-        return (
+        return (onnxruntime_clash() or "").rstrip(".") or (
             f"{version} has no {provider}; on an NVIDIA GPU replace it: "
             f"pip uninstall onnxruntime, then {install_hint('gpu')}"
         )
@@ -63,7 +65,7 @@ def obstacle(ort: Any, provider: str, device: str = "cuda:0") -> str | None:
     except BackendError as error:
         return f"{version} with {provider}: {str(error).rstrip('.')}"
     if facts is None:
-        return f"{version} has {provider}, but the driver of NVIDIA shows no GPU here"
+        return f"{version} has {provider}, but {no_gpu()}"
     built_for = str(getattr(ort, "cuda_version", None) or "")
     if built_for and _major(facts.driver_cuda) < _major(built_for):
         return (

@@ -33,6 +33,7 @@ from srtrt.runtime.engines.tuning import (
     write_choice,
 )
 from srtrt.runtime.models import Model
+from srtrt.runtime.nvidia import no_gpu
 from srtrt.runtime.parity import form_inputs, read_pictures, require_reference
 from srtrt.runtime.ring import Arrays, RingOptions
 from srtrt.runtime.rings import FrameRings
@@ -41,11 +42,6 @@ from srtrt.spec import Form, Precision
 USUAL_PRECISION: Precision = "fp16"
 """Arithmetic of engines where none is asked for: what every tensor core computes, exactly enough.
 Both exporting and upscaling take it from here."""
-
-_NO_DRIVER = (
-    "no NVIDIA GPU with a driver was found; with a GPU, install its driver until `nvidia-smi` "
-    "lists it"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +118,7 @@ class TensorRtBackend(Backend):
         except BackendError as error:
             return [Capability(device="cuda:0", precisions=(), reason=str(error))]
         if gpu is None:
-            return [Capability(device="cuda:0", precisions=(), reason=f"TensorRT: {_NO_DRIVER}")]
+            return [Capability(device="cuda:0", precisions=(), reason=f"TensorRT: {no_gpu()}")]
         return [flavour_capability(flavour, gpu) for flavour in FLAVOURS.values()]
 
     def ring_options(self, size: InputSize) -> RingOptions:
@@ -253,7 +249,7 @@ def unusable_because(flavour: Flavour, gpu: GpuFacts | None) -> str | None:
         gpu: the GPU of this machine, None if there is none.
     """
     if gpu is None:
-        return f"{flavour.label}: {_NO_DRIVER}"
+        return f"{flavour.label}: {no_gpu()}"
     try:
         problem = flavour.refusal(gpu)
     except SrtrtError as error:
@@ -354,7 +350,7 @@ def flavour_capability(flavour: Flavour, gpu: GpuFacts | None) -> Capability:
     """What engines of a flavour can compute on a GPU; None is no GPU."""
     problem = unusable_because(flavour, gpu)
     if gpu is None or problem is not None:
-        return Capability(device="cuda:0", precisions=(), reason=problem or _NO_DRIVER)
+        return Capability(device="cuda:0", precisions=(), reason=problem or no_gpu())
     reason = f"{flavour.label} {flavour.version()} on {gpu.name}"
     return Capability(device="cuda:0", precisions=_precisions(gpu), reason=reason)
 

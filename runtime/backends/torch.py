@@ -20,6 +20,7 @@ from srtrt.runtime.backends.torch_streams import Compute, Tensors, TorchNetwork,
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.layouts import form_layouts, input_size
 from srtrt.runtime.models import Model
+from srtrt.runtime.nvidia import no_gpu
 from srtrt.runtime.ring import Arrays, RingOptions
 from srtrt.runtime.rings import rings_for
 from srtrt.spec import Form, ModelSpec, Precision
@@ -223,8 +224,10 @@ def _gpu_capability(torch: Any, version: str) -> Capability:
             problem = _said(caught)
         except (RuntimeError, AssertionError) as error:
             problem = f": {first_line(error)}"
-    built = "sees no CUDA device" if torch.version.cuda else "is built without CUDA"
-    reason = f"{version} {built}{problem}"
+    if torch.version.cuda:
+        reason = f"{version} sees no CUDA device{problem or f': {no_gpu()}'}"
+    else:
+        reason = f"{version} is built without CUDA{problem}"
     return Capability(device="cuda:0", precisions=(), reason=reason)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError, MissingPackageError
+from srtrt.errors import BackendError, DeviceMemoryError
+from srtrt.packages import unusable
 from srtrt.runtime.cuda.device import (
     Device,
     DeviceMemory,
@@ -35,13 +36,13 @@ class PyCudaDevice(Device):
         """Opens GPU number ``index``.
 
         Raises:
-            MissingPackageError: if PyCUDA is not installed.
+            PackageError: if PyCUDA is not installed, or does not load.
             BackendError: if there is no such GPU, or its driver does not serve it.
         """
         try:
             import pycuda.driver as driver
         except ImportError as error:
-            raise MissingPackageError("pycuda", "pycuda", "calling CUDA through PyCUDA") from error
+            raise unusable("pycuda", error, "pycuda", "calling CUDA through PyCUDA") from error
         self._calls = _Calls(driver)
         self._context: Any = None
         with self._calls.translated():

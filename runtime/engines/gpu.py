@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from srtrt.errors import BackendError
 
@@ -29,7 +31,7 @@ class GpuFacts:
 
 
 def gpu_facts(device: str = "cuda:0") -> GpuFacts | None:
-    """Facts about a GPU; None if this machine has no NVIDIA driver or no GPU at all.
+    """Facts about a GPU; None if CUDA finds none, see :func:`srtrt.runtime.nvidia.gpu_problem`.
 
     Args:
         device: ``cuda:N``, in CUDA's order.
@@ -37,17 +39,13 @@ def gpu_facts(device: str = "cuda:0") -> GpuFacts | None:
     Raises:
         BackendError: if there are GPUs, but not this one, or the driver fails.
     """
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    count, version = ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0 or not count.value:
+    cuda, count = _driver()
+    if not count:
         return None
     index = int(device.partition(":")[2] or 0)
-    if not 0 <= index < count.value:
-        raise BackendError(f"{device} does not exist; this machine has {count.value} GPU(s).")
-    handle, memory = ctypes.c_int(), ctypes.c_size_t()
+    if not 0 <= index < count:
+        raise BackendError(f"{device} does not exist; {_there_are(count)}.")
+    handle, memory, version = ctypes.c_int(), ctypes.c_size_t(), ctypes.c_int()
     major, minor = ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
     failed = (
@@ -67,6 +65,50 @@ def gpu_facts(device: str = "cuda:0") -> GpuFacts | None:
         driver=_driver_version(),
         driver_cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
     )
+
+
+def all_gpus() -> list[GpuFacts]:
+    """Facts about every GPU that CUDA shows this process, in CUDA's order.
+
+    Raises:
+        BackendError: if the driver cannot describe one.
+    """
+    _, count = _driver()
+    return [gpu for index in range(count) if (gpu := gpu_facts(f"cuda:{index}")) is not None]
+
+
+def bus_address(index: int) -> str | None:
+    """Where a GPU is on the PCI bus, such as ``0000:65:00.0``; None if the driver does not tell.
+
+    Args:
+        index: in CUDA's order, which need not be that of nvidia-smi.
+    """
+    cuda, count = _driver()
+    handle, text = ctypes.c_int(), ctypes.create_string_buffer(32)
+    if index >= count or cuda.cuDeviceGet(ctypes.byref(handle), index) != 0:
+        return None
+    if cuda.cuDeviceGetPCIBusId(text, len(text), handle) != 0:
+        return None
+    return text.value.decode(errors="replace").lower()
+
+
+def _driver() -> tuple[Any, int]:
+    """The driver's library, and how many GPUs it shows this process; 0 if it does not work."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None, 0
+    count = ctypes.c_int()
+    failed = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    return cuda, 0 if failed else count.value
+
+
+def _there_are(count: int) -> str:
+    """How many GPUs there are, and what hides others."""
+    names = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}, in CUDA's order"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+    return f"this process sees {names}{hidden}"
 
 
 def _driver_version() -> str:

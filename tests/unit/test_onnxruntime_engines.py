@@ -248,7 +248,7 @@ def old_driver(machine: OrtGpu) -> None:
     [
         (missing("libcublasLt.so.13"), "needs libcublasLt.so.13, which cannot be loaded"),
         (missing(CUDNN), "needs libcudnn.so.9, which cannot be loaded"),
-        (no_gpu, "shows no GPU here"),
+        (no_gpu, "no NVIDIA GPU with a driver was found"),
         (old_driver, "goes up to CUDA 12.2; install a newer driver"),
     ],
 )
