@@ -17,6 +17,7 @@ Bytes = NDArray[np.uint8]
 
 _PAGE = 4096
 _LENT = 6
+_LENT_BYTES = 256 * 2**20
 """Most results that callers hold without a copy: a queue before the encoder, and what it reads."""
 
 
@@ -51,7 +52,7 @@ class ResultMemory:
             for _ in range(in_flight):
                 self._free.append(self._allocate())
             with suppress(DeviceMemoryError):  # there is enough, with copies
-                for _ in range(_LENT if self._lends else 0):
+                for _ in range(min(_LENT, _LENT_BYTES // nbytes) if self._lends else 0):
                     self._free.append(self._allocate())
         except BaseException:
             self.close()

@@ -98,6 +98,7 @@ class Gpu:
         allocations_left: how many more allocations succeed; None is all.
         refuse_capture: the stage at which captures are refused: ``begin``, ``work``, ``end`` or
             ``instantiate``; None for none.
+        refuse_register: whether only memory of CUDA's own can be page-locked.
         captures_left: how many captures still succeed before :attr:`refuse_capture` counts.
     """
 
@@ -108,6 +109,7 @@ class Gpu:
         self.allocations_left: int | None = None
         self.refuse_capture: str | None = None
         self.captures_left = 0
+        self.refuse_register = False
         self.poisoned: str | None = None
         self._random = random.Random(seed)
         # Some devices are slow, and some have done everything before anyone looks.
@@ -210,6 +212,8 @@ class Gpu:
         """Page-locks memory that is the caller's."""
         with self._call():
             self._forbidden_in_capture()
+            if self.refuse_register:
+                raise RefusedError("cudaErrorNotSupported")
             self._may_allocate(nbytes)
             if self._overlapping(address, nbytes):
                 raise RefusedError("cudaErrorHostMemoryAlreadyRegistered")

@@ -42,6 +42,7 @@ class Schedule:
     capturable: bool
     refuse: str | None
     captures: int
+    registers: bool
     allocations: int | None
     actions: tuple[Action, ...]
 
@@ -67,6 +68,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         capturable=not draw(seldom),
         refuse=draw(st.sampled_from(stages)),
         captures=draw(st.integers(0, 2)),
+        registers=not draw(seldom),
         allocations=draw(st.integers(0, 60)) if draw(seldom) else None,
         actions=tuple(draw(st.lists(actions, min_size=12, max_size=40))),
     )
@@ -110,6 +112,7 @@ class Run:
         self.gpu.allocations_left = self.schedule.allocations
         self.gpu.refuse_capture = self.schedule.refuse
         self.gpu.captures_left = self.schedule.captures
+        self.gpu.refuse_register = not self.schedule.registers
         self.random = np.random.default_rng(self.schedule.seed)
         self.notes: list[str] = []
 

@@ -395,6 +395,20 @@ def test_a_failed_frame_does_not_stand_in_the_way_of_smaller_ones(
     gpu.check()
 
 
+def test_results_are_copied_where_memory_of_numpy_cannot_be_locked(
+    runtime: CudaRuntime, gpu: Gpu
+) -> None:
+    gpu.refuse_register = True
+    with (
+        CudaPythonDevice(0) as device,
+        opened(device, gpu, RingOptions(streams=2, slots=2)) as ring,
+    ):
+        echoes(ring)
+        assert gpu.leaks().count("host") == 2 + 2  # what goes in, and what comes out
+    assert runtime.left_error() is None
+    gpu.check()
+
+
 @pytest.mark.parametrize("graph", [True, False])
 def test_what_a_frame_costs(runtime: CudaRuntime, gpu: Gpu, graph: bool) -> None:
     layouts = form_layouts("yuv420p8", InputSize(width=WIDTH, height=HEIGHT))

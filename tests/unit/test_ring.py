@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from srtrt.runtime.cuda.plain import PlainDevice
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.layouts import TensorLayout, form_layouts
 from srtrt.runtime.parity import form_inputs, read_pictures
-from srtrt.runtime.ring import FrameRing, RingOptions
+from srtrt.runtime.ring import FrameRing, RingOptions, in_order
 from srtrt.runtime.rings import FrameRings
 
 WIDTH, HEIGHT = 12, 8
@@ -144,6 +145,47 @@ def test_results_belong_to_the_caller() -> None:
         result = ring.submit(first)()["rgb_x4"]
         ring.submit(second)()
     np.testing.assert_array_equal(result, enlarged(first["rgb"], 1))
+
+
+def test_results_stay_as_they_are_however_many_are_held() -> None:
+    frames = rgb(80)
+    for options in RINGS:
+        ring, _ = rgb_ring(options, PlainDevice())
+        with ring:
+            held = [ring.submit(frame)()["rgb_x4"] for frame in frames[:40]]
+            for frame in frames[40:]:
+                ring.submit(frame)()
+        for frame, result in zip(frames, held, strict=False):
+            np.testing.assert_array_equal(result, enlarged(frame["rgb"], 1))
+
+
+def test_results_may_be_dropped_in_other_threads() -> None:
+    """As an encoder does, while the next frames are computed."""
+    frames = rgb(200)
+    ring, _ = rgb_ring(RingOptions(), PlainDevice())
+    results: queue.Queue[tuple[int, NDArray[Any]] | None] = queue.Queue(maxsize=9)
+    wrong: list[int] = []
+
+    def consume() -> None:
+        last = None
+        while (item := results.get()) is not None:
+            for number, result in filter(None, (last, item)):
+                if not np.array_equal(result, enlarged(frames[number]["rgb"], 1)):
+                    wrong.append(number)
+            last = item
+
+    consumers = [threading.Thread(target=consume) for _ in range(2)]
+    for each in consumers:
+        each.start()
+    with ring:
+        outputs = in_order(ring.submit, lambda: ring.capacity, frames)
+        for number, output in enumerate(outputs):
+            results.put((number, output["rgb_x4"]))
+    for _ in consumers:
+        results.put(None)
+    for each in consumers:
+        each.join()
+    assert wrong == []
 
 
 def test_streams_compute_at_the_same_time() -> None:
