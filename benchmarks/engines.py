@@ -18,7 +18,7 @@ from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import reference_backend
 from srtrt.runtime.ring import RingOptions
-from srtrt.runtime.select import require_device
+from srtrt.runtime.select import choose, require_device
 from srtrt.spec import PRECISIONS, Form, Precision
 
 REFERENCE = "torch-eager-fp32"
@@ -112,6 +112,17 @@ def survey_engines(model: str, device: str = "auto") -> list[Offer]:
     place, found = _gpu_of(device), find_model(model)
     names = [n for n, e in ENGINES.items() if device == "auto" or e.on_gpu == (device != "cpu")]
     return [_offer(ENGINES[name], found, place) for name in names]
+
+
+def require_torch(device: str, precision: Precision) -> None:
+    """Refuses a device or a precision in which PyTorch does not compute here.
+
+    Raises:
+        UsageError, BackendError: with what does.
+    """
+    choose("torch", device, precision)
+    if device.startswith("cuda"):
+        gpu.gpu_facts(_gpu_of(device))  # says how many there are where this one is not
 
 
 def _gpu_of(device: str) -> str:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from srtrt.benchmarks.ceiling import TYPES
+from srtrt.benchmarks.engines import require_torch
 from srtrt.errors import ModelError, UsageError
 from srtrt.nearest import did_you_mean
 from srtrt.networks.checkpoint import load_checkpoint
@@ -24,7 +25,6 @@ from srtrt.runtime.engines.gate import mosaics
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import read_pictures
-from srtrt.runtime.select import choose
 from srtrt.spec import Precision
 
 SHIPPED = "as it is"
@@ -158,7 +158,7 @@ def profile_frame(
     if unknown:
         hint = did_you_mean(unknown[0], VARIANTS)
         raise UsageError(f"variant {unknown[0]!r}: expected {', '.join(VARIANTS)}.{hint}")
-    choose("torch", device, precision)
+    require_torch(device, precision)
     found = find_model(model)
     if found.checkpoint_path is None:
         raise ModelError(f"{model} is a graph; the profile is that of a checkpoint.")

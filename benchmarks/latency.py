@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.benchmarks.corner import Corner
 from srtrt.benchmarks.engines import engine_of, open_engine, usual_reference
+from srtrt.benchmarks.sampled import Sampled
 from srtrt.errors import SrtrtError, UsageError
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.engines.gate import mosaics
@@ -133,7 +133,7 @@ def _one_by_one(
 ) -> dict[str, list[float]]:
     """Seconds of each round by engine, and its parity as a row."""
     settings, seconds = measured.settings, dict[str, list[float]]()
-    corner = Corner.of(measured.model, settings.form, inputs) if settings.parity else None
+    sampled = Sampled.of(measured.model, settings.form, inputs) if settings.parity else None
     opened: dict[str, Backend] = {}
     with ExitStack() as stack:
         for name in names:
@@ -142,8 +142,8 @@ def _one_by_one(
                 backend.prepare(settings.width, settings.height)
                 row = {"device": backend.device, "precision": backend.precision}
                 found = backend.infer(inputs)
-                if corner is not None:
-                    row |= corner.compared(found, backend.precision)
+                if sampled is not None:
+                    row |= sampled.compared(found, backend.precision)
                 opened[name], measured.rows[name], seconds[name] = backend, row, []
                 measured.tell(f"{name} opened")
         for done in range(settings.rounds):

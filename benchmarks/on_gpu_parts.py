@@ -379,8 +379,12 @@ PARTS: tuple[Part, ...] = (
         command=_profile("profile", "6x6 tail of stride 2", "padded head", "cudnn.benchmark"),
     ),
     Part(
-        name="profile-compiled", shows="the network compiled, as it is and rewritten",
-        needs=(_torch,), command=_profile("profile-compiled", "compiled", "all of these"),
+        name="profile-compiled", shows="the network compiled",
+        needs=(_torch,), command=_profile("profile-compiled", "compiled"),
+    ),
+    Part(
+        name="profile-all", shows="the network rewritten and compiled",
+        needs=(_torch,), command=_profile("profile-all", "all of these"),
     ),
     _upscale("video", needs=(
         _engine("tensorrt-fp16", "tensorrt-rtx-fp16", "onnxruntime-cuda-fp16", "openvino-fp32"),

@@ -16,6 +16,7 @@ import torch
 from onnx import ModelProto, numpy_helper
 
 from srtrt.benchmarks.ceiling import matmul_flops
+from srtrt.benchmarks.engines import require_torch
 from srtrt.errors import UsageError
 from srtrt.forms import LR
 from srtrt.runtime.backends.options import choose_options
@@ -30,7 +31,6 @@ from srtrt.runtime.layouts import form_layouts
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.runtime.ring import RingOptions, StageTimes, in_order
-from srtrt.runtime.select import choose
 from srtrt.spec import Form, Precision
 
 ONE_BY_ONE = RingOptions(streams=1, slots=1, graph=False)
@@ -79,7 +79,7 @@ def measure_throughput(
     chosen = {name: _options(name, device) for name in variants}
     found, tell = find_model(model), on_done or (lambda _: None)
     flops = 2 * macs_per_pixel(found.graph("rgb8", "fp32"))
-    choose("torch", device, precision)
+    require_torch(device, precision)
     product = matmul_flops(torch.device(device), precision, seconds)
     tell("matrix product")
     rows: dict[str, Any] = {}

@@ -284,7 +284,7 @@ def compare_frames(
             windows = frame_windows(inputs, form, reference.spec, most=share, points=points)
             yield (
                 computed_samples(reference, inputs, windows),
-                _joined(whole_outputs(outputs, form, *window, scale) for window in windows),
+                joined_samples(whole_outputs(outputs, form, *window, scale) for window in windows),
             )
 
     return compare_outputs(pairs())
@@ -329,13 +329,14 @@ def computed_samples(backend: Backend, inputs: Arrays, windows: Sequence[Cut]) -
         BackendError: if it fails.
     """
     form, scale = backend.form, backend.spec.scale
-    return _joined(
+    return joined_samples(
         kept_outputs(backend.infer(cut_inputs(inputs, form, *window)), form, *window, scale)
         for window in windows
     )
 
 
-def _joined(parts: Iterable[Arrays]) -> Arrays:
+def joined_samples(parts: Iterable[Arrays]) -> Arrays:
+    """The samples of several parts of a frame, in one row for each output."""
     rows: dict[str, list[NDArray[Any]]] = {}
     for part in parts:
         for name, array in part.items():

@@ -32,8 +32,17 @@ from tensorrt_standin import install
 os.environ["SRTRT_CACHE"] = tempfile.mkdtemp(dir={folder!r})
 install(pytest.MonkeyPatch())
 """
-REHEARSED = ("doctor", "torch-parity", "throughput", "profile", "profile-compiled", "video",
-             "video-torch", "training")  # fmt: skip
+REHEARSED = (
+    "doctor",
+    "torch-parity",
+    "throughput",
+    "profile",
+    "profile-compiled",
+    "profile-all",
+    "video",
+    "video-torch",
+    "training",
+)
 ON_STANDIN = ("video", "tensorrt-rtx-fp16", "tensorrt-rtx-fp32", "tensorrt-rtx-bf16",
               "tensorrt-rtx-int8", "tune", "side-by-side")  # fmt: skip
 

@@ -93,7 +93,10 @@ def test_ci_runs_the_readme_command_for_the_tests() -> None:
     assert named["tests"] in (REPOSITORY / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/figures.md", "docs/gpu.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", *map("docs/{}.md".format, ("figures", "gpu", "gpu-results"))],
+)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (REPOSITORY / page).read_text()):
         if not target.startswith("http"):

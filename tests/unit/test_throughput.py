@@ -11,6 +11,9 @@ from click.testing import CliRunner
 
 from srtrt.benchmarks.throughput import macs_per_pixel, overlap
 from srtrt.cli import main
+from srtrt.errors import BackendError
+from srtrt.runtime.backends.base import Capability
+from srtrt.runtime.backends.torch import TorchBackend
 from srtrt.runtime.models import find_model
 from srtrt.runtime.ring import StageTimes
 
@@ -62,3 +65,19 @@ def test_bf16_is_refused_where_it_would_be_emulated(on_processor: Callable[[str]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 1
     assert "torch on cpu computes fp32, not bf16" in done.output
+
+
+@pytest.mark.parametrize("command", ["throughput", "profile"])
+def test_a_gpu_that_is_not_there_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch alone would fail somewhere in the middle."""
+
+    def facts(device: str = "cuda:0") -> None:
+        if device != "cuda:0":
+            raise BackendError(f"{device} does not exist; this machine has 1 GPU(s).")
+
+    cuda = Capability(device="cuda:0", precisions=("fp16", "fp32"), reason="a GPU")
+    monkeypatch.setattr(TorchBackend, "capabilities", lambda: [cuda])
+    monkeypatch.setattr("srtrt.runtime.engines.gpu.gpu_facts", facts)
+    done = CliRunner().invoke(main, ["benchmark", command, "--device", "cuda:7"])
+    assert done.exit_code == 1
+    assert "cuda:7 does not exist; this machine has 1 GPU(s)." in done.output
