@@ -43,13 +43,15 @@ def engines() -> None:
 @engines.command("list")
 @_folder
 def list_(folder: Path | None) -> None:
-    """List the engines with their size, parity and state."""
+    """List the engines with their size, parity, speed and state."""
     cache, gpu = EngineCache(folder), gpu_facts()
     found = cache.entries()
     if not found:
         put(f"{cache.folder}: no engines.")
         return
-    put_table(("engine", "size", "parity", "built", "state"), [_row(e, gpu) for e in found])
+    put_table(
+        ("engine", "size", "parity", "speed", "built", "state"), [_row(e, gpu) for e in found]
+    )
 
 
 def _row(entry: EngineEntry, gpu: GpuFacts | None) -> list[str]:
@@ -58,6 +60,7 @@ def _row(entry: EngineEntry, gpu: GpuFacts | None) -> list[str]:
         entry.path.stem,
         f"{entry.path.stat().st_size / 1e6:.1f} MB",
         _parity(record) if record else "",
+        _speed(record) if record else "",
         record.created[:10] if record else "",
         unusable_because(entry, gpu) or "usable",
     ]
@@ -78,6 +81,12 @@ def explain(engine: str, folder: Path | None) -> None:
     put(f"Parity with PyTorch float32: {_parity(record)}.")
     if record.verified_on is not None:
         put(f"Measured on: {', '.join(f'{k} {v}' for k, v in record.verified_on.items())}.")
+    if record.frames_per_second is not None:
+        put(f"Speed with the usual frames in flight: {_speed(record)}.")
+    if len(record.attempts) > 1:
+        put("Tried until it was taken:")
+        for attempt in record.attempts:
+            put(f"  {attempt}")
     key = record.key
     asked = {name: key[name] for name in BUILD_PARTS if name in key}
     recipe = {name: key[name] for name in RECIPE_PARTS if name in key}
@@ -85,7 +94,7 @@ def explain(engine: str, folder: Path | None) -> None:
     for title, values in (
         ("Must match to be used", must_match),
         ("How it was built: asked for", asked),
-        ("How it was built: done", record.built),
+        ("How it was built: done", {k: v for k, v in record.built.items() if k != "attempts"}),
         ("What the graph was made from", recipe),
     ):
         put(f"{title}:")
@@ -118,6 +127,8 @@ def prune(everything: bool, older_than: int | None, dry_run: bool, folder: Path 
             put(f"{verb} {entry.path.name}: {reason}")
         else:
             put(f"kept {entry.path.name}: it is in use or cannot be removed")
+    for path in cache.forget(remove=not dry_run) if everything else ():
+        put(f"{verb} {path.name}: it says what was tried")
     for path in cache.leftovers(remove=not dry_run):
         put(f"{verb} {path.name}: left by a build that was stopped")
     put(f"{verb} {freed / 1e6:.1f} MB of engines from {cache.folder}")
@@ -150,6 +161,11 @@ def _parity(record: EngineRecord) -> str:
         return "not measured yet"
     psnr = figures.get("psnr_db")
     return "identical" if psnr is None else f"{psnr} dB, max {figures.get('max_abs')}"
+
+
+def _speed(record: EngineRecord) -> str:
+    speed = record.frames_per_second
+    return "" if speed is None else f"{speed:.1f} frames/s"
 
 
 def _old(record: EngineRecord | None, days: int | None) -> str | None:

@@ -13,7 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from srtrt.errors import BackendError, DeviceMemoryError, ParityError, install_hint
+from srtrt.errors import (
+    BackendError,
+    DeviceLostError,
+    DeviceMemoryError,
+    ParityError,
+    install_hint,
+)
 from srtrt.runtime.engines.flavour import FLAVOURS, Flavour
 from srtrt.runtime.engines.key import EngineOptions
 from srtrt.runtime.engines.record import BuiltEngine, Figures, Verify
@@ -160,7 +166,8 @@ class Climb:
 
         Raises:
             ParityError: if none passes, with every attempt.
-            BackendError: if one breaks while it runs, or none can be built.
+            DeviceLostError: if one breaks while it runs.
+            BackendError: if none can be built.
             DeviceMemoryError: if memory does not suffice for what was asked for.
         """
         if incumbent is not None:
@@ -239,7 +246,7 @@ class Climb:
             return None
         except BackendError as error:
             self._ended(options, "breaks", str(error))
-            raise BackendError(
+            raise DeviceLostError(
                 f"{str(error).rstrip('.')}. The engine ({_how(options)}) broke when it was tried, "
                 "after which this process may not be able to use the GPU any more, so it ends "
                 "here. Run it again: a way of building that breaks twice is not taken any more."

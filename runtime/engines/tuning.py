@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError, UsageError
+from srtrt.errors import BackendError, DeviceMemoryError, ParityError, UsageError
 from srtrt.plain_data import DataError, shown
 from srtrt.runtime.cuda.device import Device
 from srtrt.runtime.engines.cache import EngineCache
@@ -36,6 +36,9 @@ SPEED_SECONDS = 1.0
 STREAMS = (1, 2, 3)
 BATCHES = (1, 2, 4)
 
+SMALL_PIXELS = 640 * 360
+"""LR pixels of a frame up to which several at once may be faster: larger ones fill a GPU alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -54,13 +57,14 @@ def ring_name(ring: RingOptions) -> str:
     return f"{ring.streams} streams, batch {ring.batch}, {graph}"
 
 
-def candidates(*, graphs: bool) -> Iterator[RingOptions]:
+def candidates(*, graphs: bool, pixels: int = 1) -> Iterator[RingOptions]:
     """The rings to compare, the simplest first.
 
     Args:
         graphs: whether the device can record graphs.
+        pixels: LR pixels of a frame.
     """
-    for batch in BATCHES:
+    for batch in BATCHES if pixels <= SMALL_PIXELS else BATCHES[:1]:
         for streams in STREAMS:
             for graph in (True, False) if graphs else (False,):
                 yield RingOptions(streams=streams, slots=2 * streams, batch=batch, graph=graph)
@@ -133,6 +137,9 @@ def best_of(
 ) -> tuple[RingOptions, list[Measured]]:
     """The fastest ring; of those within two percent of it, the simplest.
 
+    A ring that does not fit into memory, or whose engine is wrong, is left out; so are those with
+    as many streams and frames or more, which would take minutes to fail.
+
     Args:
         measure: frames per second of a ring.
         rings: what to compare, the simplest first.
@@ -144,12 +151,18 @@ def best_of(
     Raises:
         BackendError: if none could be opened.
     """
-    found = []
+    found, too_large = [], list[RingOptions]()
     for ring in rings:
+        smaller = next((r for r in too_large if _takes_less(r, ring)), None)
+        speed, problem = None, f"not tried, as {ring_name(smaller)} does not fit" if smaller else ""
         try:
-            result = Measured(ring=ring, frames_per_second=measure(ring))
+            speed = measure(ring) if smaller is None else None
         except DeviceMemoryError as error:
-            result = Measured(ring=ring, frames_per_second=None, problem=str(error))
+            problem = str(error)
+            too_large.append(ring)
+        except ParityError as error:
+            problem = str(error)
+        result = Measured(ring=ring, frames_per_second=speed, problem=problem or None)
         found.append(result)
         if on_measured is not None:
             on_measured(result)
@@ -160,6 +173,10 @@ def best_of(
         each.ring for each, speed in zip(found, speeds, strict=True) if speed >= 0.98 * max(speeds)
     )
     return chosen, found
+
+
+def _takes_less(ring: RingOptions, other: RingOptions) -> bool:
+    return ring.batch <= other.batch and ring.streams <= other.streams
 
 
 def choice_path(cache: EngineCache, key: EngineKey) -> Path:

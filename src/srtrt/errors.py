@@ -108,6 +108,10 @@ class DeviceMemoryError(BackendError):
     """An inference engine ran out of memory."""
 
 
+class DeviceLostError(BackendError):
+    """A GPU failed so that this process may not be able to use it any more."""
+
+
 class OutputCheckError(BackendError):
     """Numbers overflowed while one picture was computed, which was proven in float32."""
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
-from engine_support import RTX, Builder, accept, flip
+from engine_support import GPU, RTX, Builder, accept, flip, refuse
 
 from srtrt.errors import InputError
 from srtrt.locks import locked
@@ -12,6 +12,7 @@ from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.command import engines
 from srtrt.runtime.engines.identity import EngineKey
 from srtrt.runtime.engines.key import EngineShape
+from srtrt.runtime.engines.ladder import Ladder
 from srtrt.runtime.engines.record import sidecar_path
 
 
@@ -51,6 +52,29 @@ def test_list_and_explain(cache: EngineCache, key: EngineKey, build: Builder) ->
     ambiguous = run(cache, "explain", "tiny-")
     assert "fits 3 engines" in str(ambiguous.exception)
     assert "fits no engine" in str(run(cache, "explain", "nothing").exception)
+
+
+def test_speed_and_attempts_are_shown_and_forgotten(
+    cache: EngineCache, key: EngineKey, build: Builder
+) -> None:
+    here = replace(key, here=GPU)
+    verdicts = iter([refuse, accept])
+    rungs = (here.options, replace(here.options, fusion=False))
+    plans = iter([replace(build(), plan=b"wrong"), build()])
+    ladder = Ladder(rungs=rungs, measure=lambda _: 123.44)
+    found = cache.get_or_build(
+        here, lambda _: next(plans), lambda built: next(verdicts)(built), ladder=ladder
+    )
+    assert "123.4 frames/s" in run(cache, "list").output
+    text = run(cache, "explain", found.path.name).output
+    assert "Speed with the usual frames in flight: 123.4 frames/s." in text
+    assert "  level 3 fails its gate: 12.0 dB\n" in text
+    assert "  level 3 without fused additions passes: 71.5 dB, max 1, 123.4 frames/s\n" in text
+    assert "  attempts:" not in text
+    assert "it says what was tried" not in run(cache, "prune").output
+    assert "it says what was tried" in run(cache, "prune", "--all", "--dry-run").output
+    assert "it says what was tried" in run(cache, "prune", "--all").output
+    assert list(cache.folder.iterdir()) == []
 
 
 def test_prune_removes_what_cannot_be_used(
