@@ -150,13 +150,16 @@ def test_device_layer_on_a_gpu(binding: Any) -> None:
             pass
 
     random = np.random.default_rng(0)
+    held = []
     with (
         open_device("cuda:0", binding) as gpu,
         FrameRing(gpu, layouts, lambda s: Copy(s.handle), RingOptions()) as ring,
     ):
         assert ring.uses_graphs == gpu.captures
-        for _ in range(3):
+        for _ in range(6):
             sent = [random.integers(0, 256, (1, 512), np.uint8) for _ in range(4)]
             pending = [ring.submit({"rgb": each}) for each in sent]
-            for one, each in zip(sent, pending, strict=True):
-                np.testing.assert_array_equal(each()["rgb_x4"], one)
+            held += [(one, each()["rgb_x4"]) for one, each in zip(sent, pending, strict=True)]
+    # What was handed over is the caller's, after the ring and the device, too.
+    for one, result in held:
+        np.testing.assert_array_equal(result, one)
