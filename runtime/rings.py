@@ -65,11 +65,11 @@ class FrameRings:
             form: their form.
             open_network: makes the network ready for frames of a size, ``batch`` included.
             options_for: how to compute frames of a size; its ``batch`` is not looked at.
-            on_note: told in a sentence if frames are computed otherwise than asked for.
+            on_note: told in a sentence if frames are computed otherwise than asked for, once.
         """
         self._device, self._form = device, form
         self._open_network, self._options_for = open_network, options_for
-        self._on_note = on_note
+        self._on_note, self._told = on_note, set[str]()
         self._closed = False
         self._size: InputSize | None = None
         self._ring: FrameRing | None = None
@@ -110,7 +110,7 @@ class FrameRings:
             with self._device.current():
                 self._network = self._network or self._open_network(batch)
                 ring = self._ring = FrameRing(
-                    self._device, layouts, self._network.executor, options, self._on_note
+                    self._device, layouts, self._network.executor, options, self._tell
                 )
         except BaseException:
             # Memory that ran out must be free before the next try.
@@ -149,6 +149,12 @@ class FrameRings:
             self._release()
         finally:
             self._device.close()
+
+    def _tell(self, note: str) -> None:
+        """Tells what a ring says, but nothing twice as sizes change."""
+        if self._on_note is not None and note not in self._told:
+            self._on_note(note)
+        self._told.add(note)
 
     def _release(self, but_for: InputSize | None = None) -> None:
         """Closes ring and network, but a network that can serve a further size."""
