@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from srtrt.errors import install_hint
+from srtrt.runtime.engines.gpu import GpuFacts
 
 OLDEST_DRIVERS = {12: "525", 13: "580"}
 """Driver that each major version of CUDA needs at least, by NVIDIA's compatibility table."""
@@ -83,6 +84,24 @@ def cuda_problems(
             f"files ({several}); in a new environment {install_hint(_extra(newest))}."
         )
     return problems
+
+
+def beyond_driver(what: str, cuda: str, gpu: GpuFacts) -> str | None:
+    """Why a package does not run with the driver of a GPU, as a clause; None if it does.
+
+    Args:
+        what: name of the package for people.
+        cuda: major version of CUDA it is built for, or ``unknown``.
+        gpu: the GPU.
+    """
+    newest = int(gpu.driver_cuda.partition(".")[0])
+    if not cuda.isdigit() or int(cuda) <= newest:
+        return None
+    return (
+        f"{what} is built for CUDA {cuda}, and the driver {gpu.driver} of {gpu.name} goes up to "
+        f"CUDA {gpu.driver_cuda}; update the driver to {OLDEST_DRIVERS.get(int(cuda), 'a newer')} "
+        f"or later, or in a new environment {install_hint(_extra(newest))}"
+    )
 
 
 def _extra(newest: int) -> str:

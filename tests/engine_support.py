@@ -21,8 +21,8 @@ GPU = GpuFacts(
     name="NVIDIA Test",
     compute_capability="8.9",
     memory_bytes=8 << 30,
-    driver="570.12",
-    driver_cuda="12.8",
+    driver="580.12",
+    driver_cuda="13.0",
 )
 FIGURES = {"psnr_db": 71.5, "max_abs": 1, "equal": 0.99, "pictures": 3}
 

@@ -89,7 +89,7 @@ def test_another_gpu_is_another_engine(
 
 @pytest.mark.parametrize(
     "other",
-    [replace(GPU, driver="580.65"), replace(GPU, driver_cuda="13.0"), replace(GPU, name="Other")],
+    [replace(GPU, driver="580.65"), replace(GPU, driver_cuda="13.1"), replace(GPU, name="Other")],
 )
 @pytest.mark.parametrize("portable", [True, False])
 def test_another_driver_is_no_other_engine_but_another_verdict(

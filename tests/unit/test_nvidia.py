@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from driver_standin import compiled_driver
 
-from srtrt.runtime.backends.tensorrt import TensorRtBackend
-from srtrt.runtime.cuda_packages import cuda_of, cuda_problems
+from srtrt.runtime.backends.tensorrt import TensorRtBackend, unusable_because
+from srtrt.runtime.cuda_packages import beyond_driver, cuda_of, cuda_problems
+from srtrt.runtime.engines.flavour import FLAVOURS
+from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.nvidia import NOT_FOUND, Machine, gpu_problem
 
 ABSENT = "libcuda.so.1: cannot open shared object file: No such file or directory"
@@ -424,6 +426,58 @@ def test_backends_give_the_reason(
     assert line.startswith("False TensorRT: "), done.stderr
     assert found in line
     assert found in doctor(driver_folder, **environment)
+
+
+def test_cuda_python_sees_what_the_facts_say(driver_folder: Path) -> None:
+    pytest.importorskip("cuda.bindings", reason="needs cuda-python")
+    code = (
+        "from cuda.bindings import driver\n"
+        "from srtrt.runtime.engines.gpu import all_gpus, bus_address\n"
+        "assert driver.cuInit(0)[0] == 0\n"
+        "for index, gpu in enumerate(all_gpus()):\n"
+        "    found = [driver.cuDeviceGetName(99, index)[1].strip(b' \\0').decode(),\n"
+        "        driver.cuDeviceTotalMem(index)[1],\n"
+        "        driver.cuDeviceGetPCIBusId(99, index)[1].strip(b' \\0').decode().lower()]\n"
+        "    assert found == [gpu.name, gpu.memory_bytes, bus_address(index)], found\n"
+        "    major, minor = (driver.cuDeviceGetAttribute(getattr(\n"
+        "        driver.CUdevice_attribute, f'CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{each}'),\n"
+        "        index)[1] for each in ('MAJOR', 'MINOR'))\n"
+        "    assert gpu.compute_capability == f'{major}.{minor}'\n"
+        "    print(gpu.name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "LD_LIBRARY_PATH": str(driver_folder),
+            "SRTRT_CUDA_GPUS": "NVIDIA One:8.9:8192,NVIDIA Two:12.0:32768",
+        },
+    )
+    assert done.stdout.splitlines() == ["NVIDIA One", "NVIDIA Two"], done.stderr
+
+
+@pytest.mark.parametrize(("cuda", "runs"), [("12.4", False), ("13.0", True), ("14.1", True)])
+def test_engines_are_not_offered_with_a_driver_too_old_for_them(cuda: str, runs: bool) -> None:
+    gpu = GpuFacts(
+        name="NVIDIA L4",
+        compute_capability="8.9",
+        memory_bytes=24 << 30,
+        driver="550.54.15",
+        driver_cuda=cuda,
+    )
+    said = beyond_driver("TensorRT", "13", gpu)
+    assert (said is None) == runs
+    assert beyond_driver("TensorRT", "unknown", gpu) is None
+    if said:
+        assert "is built for CUDA 13, and the driver 550.54.15 of NVIDIA L4 goes up to" in said
+        assert "update the driver to 580 or later" in said
+        assert "pip install '.[gpu-cu12]'" in said
+        pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX")
+        assert unusable_because(FLAVOURS["tensorrt-rtx"], gpu) == beyond_driver(
+            "TensorRT-RTX", "13", gpu
+        )
 
 
 def test_a_device_beyond_the_last_is_told_in_the_order_of_cuda(driver_folder: Path) -> None:
