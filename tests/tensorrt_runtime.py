@@ -81,12 +81,12 @@ class Rules:
     violations: list[str] = field(default_factory=list)
     shift: int = 0
     """Added to every output sample, as a wrong engine would."""
-    wrong_for: Callable[[EngineOptions], int] = lambda _: 0
-    """The same for engines that were built in some way."""
-    sticky_for: Callable[[EngineOptions], bool] = lambda _: False
-    """Whether computing engines that were built in some way makes the GPU unusable."""
-    speed_for: Callable[[EngineOptions], float] = lambda _: 100.0
-    """What measuring frames per second of engines that were built in some way gives."""
+    wrong_for: Callable[[Plan], int] = lambda _: 0
+    """The same for some engines."""
+    sticky_for: Callable[[Plan], bool] = lambda _: False
+    """Whether computing some engines makes the GPU unusable."""
+    speed_for: Callable[[Plan], float] = lambda _: 100.0
+    """What measuring frames per second of some engines gives."""
     failure: str | None = None
     """What computing fails with."""
     sticky: str | None = None
@@ -407,7 +407,7 @@ class _Work:
             rules.violated("a context was freed before its work was done")
         elif self._started:
             context.pending -= 1
-        if rules.sticky is not None or rules.sticky_for(self._engine.plan.way):
+        if rules.sticky is not None or rules.sticky_for(self._engine.plan):
             raise rules.machine.fault(rules.sticky or "an illegal memory access was encountered")
         if rules.machine.view(*self._memory) is None:
             rules.violated("working memory was freed before the work was done")
@@ -416,7 +416,7 @@ class _Work:
             rules.violated("a tensor was freed before the work was done")
             return
         rules.computed += 1
-        wrong = rules.shift + rules.wrong_for(self._engine.plan.way)
+        wrong = rules.shift + rules.wrong_for(self._engine.plan)
         inputs = {each.name: np.array(arrays[each.name]) for each in self._layouts if each.is_input}
         names = [each.name for each in self._layouts if not each.is_input]
         results = self._engine.session.run(names, inputs)

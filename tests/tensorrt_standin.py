@@ -9,6 +9,7 @@ graph it was built from, when its stream gets to it.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -119,6 +120,8 @@ class StandIn(Rules):
     """What is installed: by the module's name its version."""
     gpus: dict[str, GpuFacts] = field(default_factory=dict)
     """By device."""
+    modules: dict[str, Module] = field(default_factory=dict)
+    """The packages, by their names."""
     opened: list[str] = field(default_factory=list)
     """Devices that were opened."""
     builds: list[str] = field(default_factory=list)
@@ -162,6 +165,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *packages: str, machine: Any = None
     standin = StandIn(gpu=GPU, machine=machine, gpus={"cuda:0": GPU})
     standin.apis = {api.module: api for api in map(Api, packages or (INSTALLED,))}
     modules = {name: Module(real, standin, api) for name, api in standin.apis.items()}
+    standin.modules = modules
     load = Flavour.load
 
     def load_module(flavour: Flavour) -> Any:
@@ -178,7 +182,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *packages: str, machine: Any = None
         assert measure(built, *arguments, **named) > 0
         plan = standin.find(built.plan)
         assert plan is not None
-        return standin.speed_for(plan.way)
+        return standin.speed_for(plan)
 
     monkeypatch.setattr(Flavour, "load", load_module)
     monkeypatch.setattr(backend_module, "engine_speed", speed)
@@ -247,13 +251,19 @@ class Builder:
         self._profile = self._real.create_optimization_profile()
         return self._profile
 
+    def create_builder_config(self) -> Any:
+        config = self._real.create_builder_config()
+        return IBuilderConfig(config) if self._module._api.module == "tensorrt" else config
+
     def build_serialized_network(self, network: Any, config: Any) -> Any:
-        plan = self._real.build_serialized_network(network, config)
+        plain = isinstance(config, IBuilderConfig)
+        plan = self._real.build_serialized_network(network, config.real if plain else config)
         if plan is None:
             return None
-        way = _way(network, config)
-        if self._module._api.module == "tensorrt":
-            plan = bytes(plan) + repr(way).encode()  # TensorRT-RTX ignores most of it
+        if plain:  # which TensorRT chooses by the way and by what it timed, and TensorRT-RTX not
+            way = repr(_way(network, config))
+            timed = config.timed(way, len(self._module._standin.builds))
+            plan = bytes(plan) + f"{way} {timed}".encode()
         self._remember(bytes(plan), network, config)
         return plan
 
@@ -277,6 +287,61 @@ class Builder:
             own_memory=rtx and not config.get_flag(flag),
             way=_way(network, config),
         )
+
+
+class IBuilderConfig:
+    """A configuration of TensorRT: a real one of TensorRT-RTX that keeps timings besides."""
+
+    def __init__(self, real: Any) -> None:
+        vars(self).update(real=real, cache=None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.real, name, value)
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
+        try:
+            return ITimingCache(json.loads(serialized_timing_cache or b"{}"))
+        except ValueError:
+            return None
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        vars(self).update(cache=cache)
+        return True
+
+    def get_timing_cache(self) -> ITimingCache | None:
+        found: ITimingCache | None = self.cache
+        return found
+
+    def timed(self, way: str, now: int) -> int:
+        """What timing kernels gives: what it gave before, where that is known."""
+        return now if self.cache is None else int(self.cache.entries.setdefault(way, now))
+
+
+class ITimingCache:
+    """Timings as JSON."""
+
+    def __init__(self, entries: dict[str, int]) -> None:
+        self.entries = entries
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(json.dumps(self.entries).encode())
+
+    def combine(self, input_cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        self.entries = {**input_cache.entries, **self.entries}
+        return True
+
+
+class IHostMemory:
+    """A buffer of TensorRT."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __bytes__(self) -> bytes:
+        return self.data
 
 
 class Parser:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, SrtrtError, UsageError
+from srtrt.errors import BackendError, ParityError, SrtrtError, UsageError
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda import Binding, installed_binding, open_device
 from srtrt.runtime.cuda_packages import beyond_driver
@@ -21,9 +21,9 @@ from srtrt.runtime.engines.gate import engine_gate, mosaics
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
 from srtrt.runtime.engines.identity import EngineKey, engine_key
 from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape, InputSize
-from srtrt.runtime.engines.ladder import Measure
+from srtrt.runtime.engines.ladder import Measure, says_how
 from srtrt.runtime.engines.provide import provide_engine
-from srtrt.runtime.engines.record import BuiltEngine, Verify
+from srtrt.runtime.engines.record import BuiltEngine, CachedEngine, Verify
 from srtrt.runtime.engines.tuning import (
     Measured,
     best_of,
@@ -89,7 +89,8 @@ class TensorRtBackend(Backend):
     ) -> None:
         super().__init__(model, form=form, device=device, precision=precision, options=options)
         gpu = gpu_facts(device)
-        self._flavour = usable_flavour(self.options.product, gpu)
+        self._flavours = usable_flavours(self.options.product, gpu)
+        self._flavour = self._flavours[0]
         assert gpu is not None
         _require_target(self.options.build, gpu)
         _require_precision(precision, gpu, device)
@@ -144,11 +145,43 @@ class TensorRtBackend(Backend):
         )
 
     def _network_for(self, size: InputSize) -> LoadedEngine:
-        engine = provide_engine(
+        engine = self._provided(size)
+        return LoadedEngine(
+            engine.plan,
+            form=self.form,
+            size=size,
+            flavour=self._flavour,
+            device=self._device,
+            runtime_cache=self._cache.runtime_cache_path(engine.path, self._gpu),
+            on_note=self.notes.append,
+        )
+
+    def _provided(self, size: InputSize) -> CachedEngine:
+        """The engine of the first product that builds a right one, which is used from then on.
+
+        Raises:
+            ParityError: if none does, with what was tried.
+        """
+        build, first = self.options.build, self._flavour
+        alone = says_how(build) or build.compute_capabilities
+        others = [] if alone else [each for each in self._flavours if each is not first]
+        problems: list[str] = []
+        for self._flavour in (first, *others):
+            if problems:
+                self.notes.append(f"{problems[-1]} Trying {self._flavour.label} in its place.")
+            try:
+                return self._provided_by(self._flavour, size)
+            except ParityError as error:
+                problems.append(f"{self._flavour.label}: {error}.")
+        self._flavour = first
+        raise ParityError(" ".join(problems))
+
+    def _provided_by(self, flavour: Flavour, size: InputSize) -> CachedEngine:
+        return provide_engine(
             self._graph,
             EngineShape.of(size),
             self.options.build,
-            flavour=self._flavour,
+            flavour=flavour,
             gpu=self._gpu,
             device=self.device,
             cache=self._cache,
@@ -159,15 +192,6 @@ class TensorRtBackend(Backend):
             may_shrink=False,
             before_build=partial(require_reference, self.model),
             on_progress=self.on_build,
-            on_note=self.notes.append,
-        )
-        return LoadedEngine(
-            engine.plan,
-            form=self.form,
-            size=size,
-            flavour=self._flavour,
-            device=self._device,
-            runtime_cache=self._cache.runtime_cache_path(engine.path, self._gpu),
             on_note=self.notes.append,
         )
 
@@ -308,23 +332,26 @@ def engine_meter(
 
 
 def usable_flavour(name: str, gpu: GpuFacts | None) -> Flavour:
-    """What builds and runs engines on a GPU.
+    """The first of :func:`usable_flavours`."""
+    return usable_flavours(name, gpu)[0]
+
+
+def usable_flavours(name: str, gpu: GpuFacts | None) -> list[Flavour]:
+    """What builds and runs engines on a GPU, the first the usual one.
 
     Args:
-        name: ``tensorrt``, ``tensorrt-rtx``, or ``auto`` for the first that can be used.
+        name: ``tensorrt``, ``tensorrt-rtx``, or ``auto`` for all that can be used.
         gpu: the GPU, None if there is none.
 
     Raises:
         BackendError: if none can, with what each lacks.
     """
     wanted = FLAVOURS.values() if name == "auto" else [flavour_of(name)]
-    problems = []
-    for flavour in wanted:
-        problem = unusable_because(flavour, gpu)
-        if problem is None:
-            return flavour
-        problems.append(problem)
-    raise BackendError(f"no engine can run here: {'; '.join(problems)}.")
+    problems = {flavour.name: unusable_because(flavour, gpu) for flavour in wanted}
+    found = [flavour for flavour in wanted if problems[flavour.name] is None]
+    if not found:
+        raise BackendError(f"no engine can run here: {'; '.join(filter(None, problems.values()))}.")
+    return found
 
 
 def _require_target(build: EngineOptions, gpu: GpuFacts) -> None:

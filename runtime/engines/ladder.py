@@ -20,6 +20,7 @@ from srtrt.errors import (
     ParityError,
     install_hint,
 )
+from srtrt.packages import installed
 from srtrt.runtime.engines.flavour import FLAVOURS, Flavour
 from srtrt.runtime.engines.key import EngineOptions
 from srtrt.runtime.engines.record import BuiltEngine, Figures, Verify
@@ -81,26 +82,32 @@ def ladder_for(
         version: of its package.
         measure: see :class:`Ladder`.
     """
-    chosen = [
-        f"{name}={str(value).lower()}"
-        for name in ("level", "tactics", "fusion")
-        if (value := getattr(asked, name)) is not None
-    ]
-    if chosen:
+    if chosen := says_how(asked):
         advice = f"To have other ways of building tried, leave out {' and '.join(chosen)}."
         return Ladder(rungs=(asked,), measure=measure, advice=advice)
     rungs = tuple(replace(asked, **step) for step in _STEPS[flavour.levels])
     return Ladder(rungs=rungs, measure=measure, advice=_advice(flavour, version))
 
 
+def says_how(asked: EngineOptions) -> list[str]:
+    """What a user asked for that says how to build, as ``NAME=VALUE``."""
+    return [
+        f"{name}={str(value).lower()}"
+        for name in way(asked)
+        if (value := getattr(asked, name)) is not None
+    ]
+
+
 def _advice(flavour: Flavour, version: str) -> str:
-    """What else may give a good engine."""
+    """What else may give a good engine, if anything."""
     found = tuple(map(int, re.findall(r"\d+", version)[:2]))
     if flavour.name == "tensorrt" and found >= _DOUBTFUL:
         newer = ".".join(map(str, _DOUBTFUL))
         another = f"pip install '{flavour.name}>={_SOUND},<{newer}'"
         return f"Another version may build a right one: {another}."
     other = next(each for each in FLAVOURS.values() if each is not flavour)
+    if installed(other.name):
+        return ""
     return f"{other.label} may build a right one: {install_hint(other.extra)}."
 
 
@@ -309,8 +316,9 @@ class Climb:
         ways = f"{count} ways of building it were tried" if count > 1 else "It was tried"
         listed = "; ".join(map(str, self._attempts))
         return ParityError(
-            f"no engine is right here. {ways}: {listed}. {self._ladder.advice} To have them tried "
-            "again: srtrt engines prune --all"
+            f"no engine is right here. {ways}: {listed}. {self._ladder.advice}"
+            f"{' ' if self._ladder.advice else ''}To have them tried again: srtrt engines prune "
+            "--all"
         )
 
 
