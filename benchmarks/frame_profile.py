@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from srtrt.benchmarks.ceiling import TYPES
+from srtrt.benchmarks.device_time import milliseconds
 from srtrt.benchmarks.engines import require_torch
 from srtrt.errors import ModelError, UsageError
 from srtrt.nearest import did_you_mean
@@ -231,7 +231,7 @@ def _timed(
     for _ in range(rounds):
         for name, compute in ready.items():
             with _searching(VARIANTS[name].search):
-                times[name].append(_milliseconds(compute, frame))
+                times[name].append(milliseconds(compute, frame))
     for name, values in times.items():
         low, middle, high = np.percentile(values, [25, 50, 75])
         rows[name] |= {
@@ -247,22 +247,6 @@ def _searching(search: bool) -> Iterator[None]:
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=search, allow_tf32=False)
     with flags:
         yield
-
-
-def _milliseconds(compute: Compute, frame: Tensor) -> float:
-    """Of one computation, on a GPU between two events of its stream."""
-    if frame.device.type != "cuda":
-        start = time.perf_counter()
-        compute(frame)
-        return 1000 * (time.perf_counter() - start)
-    with torch.cuda.device(frame.device):
-        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        first.record()
-        compute(frame)
-        last.record()
-        last.synchronize()
-        return float(first.elapsed_time(last))
 
 
 def tail_difference(generator: nn.Module) -> float:
@@ -298,7 +282,7 @@ def _tails(net: nn.Module, frame: Tensor, rounds: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in forms}
     for done in range(rounds + 2):
         for name, form in forms.items():
-            taken = _milliseconds(form, x)
+            taken = milliseconds(form, x)
             times[name] += [taken] if done > 1 else []
     return {f"{name}, ms": round(float(np.median(found)), 4) for name, found in times.items()}
 

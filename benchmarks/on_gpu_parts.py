@@ -18,6 +18,7 @@ from pathlib import Path
 from srtrt.benchmarks.engines import Offer, survey_engines
 from srtrt.benchmarks.sample_clip import make_clip
 from srtrt.errors import SrtrtError, install_hint
+from srtrt.runtime.backends import backend_class
 from srtrt.runtime.cuda import installed_binding
 from srtrt.runtime.engines import gpu
 from srtrt.spec import PRECISIONS
@@ -133,10 +134,11 @@ def _torch(setting: Setting) -> str | None:
         return f"PyTorch and safetensors are not installed: {install_hint('train')}"
     if not setting.on_gpu:
         return None
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} sees no CUDA device; install a build for CUDA"
+    (cuda,) = (
+        each for each in backend_class("torch").capabilities() if each.device.startswith("cuda")
+    )
+    if not cuda.usable:
+        return cuda.reason.rstrip(".")
     return None if installed_binding() else "cuda-python is not installed: pip install cuda-python"
 
 
@@ -308,6 +310,17 @@ def _pycuda(setting: Setting) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _triton(_: Setting) -> str | None:
+    return None if find_spec("triton") else "Triton is not installed: pip install triton"
+
+
+def _fused(setting: Setting) -> tuple[str, ...]:
+    return (
+        sys.executable, "-m", "srtrt.benchmarks.fused", "--device", setting.device,
+        "--size", setting.size, "--rounds", setting.rounds, "-o", str(setting.result("fused")),
+    )  # fmt: skip
+
+
 def _fp8(setting: Setting) -> tuple[str, ...]:
     return (
         *_SRTRT, "export", "fast", "--precision", "fp8", "--io", "yuv420p8", "--overwrite",
@@ -416,6 +429,10 @@ PARTS: tuple[Part, ...] = (
             "--seconds", "0" if setting.small else "0.5",
         ),
         needs=(_engine(*_TENSORRT_FP16),),
+    ),
+    Part(
+        name="fused", shows="a kernel of our own for shuffling, rounding and interleaving",
+        command=_fused, needs=(_gpu, _torch, _triton),
     ),
     _latency("side-by-side", _FASTEST),
     _latency("compiled", ("torch-cuda-compiled-fp16", "torch-cuda-captured-fp16")),

@@ -228,6 +228,15 @@ def _throughput(report: dict[str, Any]) -> str:
     return _markdown(["frame", "way", "frames/s", "ms", "bound, ms", "of matmul, %"], rows)
 
 
+def _fused(report: dict[str, Any]) -> str:
+    grids = report["grids"]
+    keys = list(next(iter(grids.values())))
+    head = ["phases on the", *(key.replace("_", " ") for key in keys)]
+    return _markdown(
+        head, ([name, *(str(row[key]) for key in keys)] for name, row in grids.items())
+    )
+
+
 def _on_gpu(report: dict[str, Any]) -> str:
     rows = (
         [part["device"], part["part"], part["state"], f"{part['seconds']:.0f}", _cell(part)]
@@ -286,6 +295,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "instruction-sets": _instruction_sets,
     "profile": _profile,
     "throughput": _throughput,
+    "fused": _fused,
     "on-gpu": _on_gpu,
     "video": _video,
     "fuzz": _fuzz,
