@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from cuda_simulator import Gpu, RefusedError
 from onnxruntime.capi import onnxruntime_inference_collection as collection
 
 from srtrt.runtime.engines.gpu import GpuFacts
@@ -190,6 +191,8 @@ class OrtGpu:
 
     libraries: set[str]
     """What the loader finds."""
+    gpu: Gpu = field(default_factory=Gpu)
+    """Where sessions on a given stream compute; the others do at once."""
     facts: GpuFacts | None = H100
     left_out: set[str] = field(default_factory=set)
     """Providers that do not start although their libraries are there."""
@@ -197,6 +200,8 @@ class OrtGpu:
     """Whether the CUDA provider has no kernel for them."""
     memory_left: int = 1 << 60
     """Bytes that sessions may still ask for, each as much as its graph has."""
+    no_memory: str = "Failed to allocate memory for requested buffer of size 1000"
+    """What is said where there is none left."""
     options: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """Providers of the sessions that were opened, with their options as they were understood."""
     uploads: list[int] = field(default_factory=list)
@@ -220,8 +225,13 @@ class Session:
         self.real = _REAL.InferenceSession(settings, model, from_file, from_config)
         self.nbytes = len(model)
         self.started: list[str] = []
-        self.streams: list[int] = []
+        self.streams: set[int] = set()
+        self.ends: list[Callable[[], None]] = []
         self.machine.alive.add(self)
+
+    def __del__(self) -> None:
+        for end in self.ends:
+            end()
 
     def initialize_session(
         self, providers: Sequence[str], options: Sequence[Mapping[str, str]], disabled: Any
@@ -244,10 +254,12 @@ class Session:
         if machine.facts is None or found.get("device_id", 0) > 0:
             raise RuntimeError("CUDA failure 101: invalid device ordinal ; GPU=-1 ; hostname=here")
         if self.nbytes > machine.memory_left:
-            raise RuntimeError("Failed to allocate memory for requested buffer of size 1000")
+            raise RuntimeError(machine.no_memory)
         if "user_compute_stream" in found:
             assert found.get("do_copy_in_default_stream", True), "copies would not wait for kernels"
-            self.streams.append(found["user_compute_stream"])
+            stream = found["user_compute_stream"]
+            self.ends.append(machine.gpu.hold(stream, "a session on it"))
+            self.streams.add(stream)
         self.started.append(name)
         machine.options.append((name, found))
 
@@ -268,7 +280,19 @@ class Session:
         return []
 
     def run_with_iobinding(self, binding: Binding, run_options: Any) -> None:
-        self.real.run_with_iobinding(binding.real, run_options)
+        if not self.streams:
+            self.real.run_with_iobinding(binding.real, run_options)
+            return
+        (stream,) = self.streams
+        gpu, real, bound, uses = self.machine.gpu, self.real, binding.real, binding.uses
+        if gpu.is_capturing(stream):
+            gpu.violate("a session allocates and copies while its stream is captured")
+        try:
+            gpu.enqueue(stream, lambda: real.run_with_iobinding(bound, None), uses)
+            if not _leaves_waiting(run_options):
+                gpu.violate("a session waits for its stream, which others wait for")
+        except RefusedError as refused:
+            raise RuntimeError(f"CUDA failure: {refused}") from refused
 
     def run(self, names: Any, inputs: Any, run_options: Any) -> Any:
         assert not self.started, "copies all inputs and outputs of a GPU's session, each time"
@@ -285,12 +309,20 @@ class Binding:
 
     def __init__(self, session: Session) -> None:
         self.session, self.real = session, _REAL.SessionIOBinding(session.real)
+        self.uses: list[tuple[int, int]] = []
 
     def bind_input(self, name: str, device: Any, kind: Any, shape: Any, address: int) -> None:
+        self._at(address, kind, shape)
         self.real.bind_input(name, _host(device), kind, shape, address)
 
     def bind_output(self, name: str, device: Any, kind: Any, shape: Any, address: int) -> None:
+        self._at(address, kind, shape)
         self.real.bind_output(name, _host(device), kind, shape, address)
+
+    def _at(self, address: int, kind: Any, shape: Any) -> None:
+        nbytes = int(np.prod(shape)) * np.dtype(kind).itemsize
+        self.session.machine.gpu.view(address, nbytes)
+        self.uses.append((address, nbytes))
 
     def bind_ortvalue_input(self, name: str, value: Value) -> None:
         self.real.bind_ortvalue_input(name, value.real)
@@ -322,6 +354,14 @@ class Value:
         if name == "real":
             raise AttributeError(name)
         return getattr(self.real, name)
+
+
+def _leaves_waiting(run_options: Any) -> bool:
+    try:
+        name = "disable_synchronize_execution_providers"
+        return bool(run_options.get_run_config_entry(name) == "1")
+    except RuntimeError:
+        return False
 
 
 def _host(device: Any) -> Any:

@@ -1,8 +1,9 @@
-"""PyTorch on a GPU that is not there: ``torch.cuda`` over host memory, every call as CUDA has it.
+"""PyTorch on the simulated GPU of ``tests/cuda_simulator.py``.
 
-Calls must fit the signatures of the installed PyTorch. Kernels are its own for the CPU, seen one by
-one: what is recorded is not done, a graph does it again between the same addresses, and recording
-can be refused. ``torch.cuda.graph`` is the real one, with what it leaves behind when it fails.
+Calls must fit the signatures of the installed PyTorch. Its kernels for the CPU are seen one by one,
+and given to the stream that is current: they run when the GPU comes to them, between the addresses
+that they were given. ``torch.cuda.graph`` is the real one, with what it leaves behind when it
+fails.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -21,36 +22,42 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuda_simulator import Executable, Gpu, RefusedError
+from cuda_simulator import Graph as Captured
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _local = threading.local()
 _PRODUCTS = ("convolution", "conv2d", "einsum", "mm", "bmm", "addmm", "baddbmm")
+_MODES = {"global": "global", "thread_local": "thread", "relaxed": "relaxed"}
 
 
 @dataclass
 class TorchGpu:
     """What was done with it."""
 
-    refuses: str = ""
-    """When recording fails: at its ``begin``, at a ``kernel`` or at its ``end``."""
+    gpu: Gpu
     events: list[str] = field(default_factory=list)
-    """Casts of weights, waiting for all of the device, first kernels, graphs and memory freed."""
+    """Casts of weights, waiting for all of the device, kernels, graphs and memory freed."""
     modes: list[str] = field(default_factory=list)
     """Modes of recording."""
     pools: dict[int, set[Any]] = field(default_factory=dict)
     """Pools of memory that graphs used, by the handle of their stream."""
     settings: list[tuple[Any, ...]] = field(default_factory=list)
-    """Of each product on a stream or the default one: its precision, and whether cuDNN tries."""
+    """Of each product: its precision, and whether cuDNN tries its algorithms."""
     ended: list[Any] = field(default_factory=list)
     """Pools for which allocating was ended by hand."""
     graphs: weakref.WeakSet[Graph] = field(default_factory=weakref.WeakSet)
-    recording: Graph | None = None
-    replays: int = 0
+    external: dict[int, int] = field(default_factory=dict)
+    """Memory that is not PyTorch's: bytes by address."""
 
-    def streams_in_use(self) -> set[int]:
-        """Streams of graphs that are still there."""
-        return {graph.stream.cuda_stream for graph in self.graphs if graph.stream}
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RefusedError as refused:
+        raise RuntimeError(f"CUDA error: {refused}") from refused
 
 
 class ExternalStream:
@@ -61,7 +68,8 @@ class ExternalStream:
         self.cuda_stream, self.device = stream_ptr, torch.device(device)
 
     def synchronize(self) -> None:
-        assert current() is not self or _machine().recording is None, "cannot be recorded"
+        with _translated():
+            _machine().gpu.synchronize(self.cuda_stream)
 
 
 class OnStream:
@@ -74,8 +82,14 @@ class OnStream:
         self.before = current()
         set_current(self.stream)
 
-    def __exit__(self, *_: Any) -> None:
-        set_current(self.before)
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            if kind is None:
+                flush()
+        finally:
+            if current() is not None:
+                _local.kernels.waiting = []
+            set_current(self.before)
 
 
 def current() -> ExternalStream | None:
@@ -92,75 +106,93 @@ def set_current(stream: ExternalStream | None) -> None:
     _local.stream = stream
 
 
-class Graph:
-    """``torch.cuda.CUDAGraph``."""
+class Kernels(TorchDispatchMode):
+    """Sees each kernel of this thread; what it writes to memory of others waits for the GPU."""
 
     def __init__(self) -> None:
-        self.kernels: list[tuple[Any, ...]] = []
-        self.stream: ExternalStream | None = None
-        self.failed = False
-        machine = _machine()
-        machine.graphs.add(self)
-        weakref.finalize(self, machine.events.append, "graph freed")
+        super().__init__()
+        self.waiting: list[tuple[Any, ...]] = []
 
-    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global", **_: Any) -> None:
-        machine, self.stream = _machine(), current()
-        assert self.stream is not None, "the default stream cannot be recorded"
-        if machine.refuses == "begin":
-            raise RuntimeError("CUDA error: operation not permitted")
-        machine.modes.append(capture_error_mode)
-        machine.pools.setdefault(self.stream.cuda_stream, set()).add(pool)
-        machine.recording = self
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func.overloadpacket.__name__ in _PRODUCTS:
+            note_settings()
+        _machine().events.append("kernel")
+        written = func.overloadpacket.__name__ == "copy_"
+        results = args[0] if written else func(*args, **named)
+        self.waiting.append((func, args, named, None if written else results))
+        return results
 
-    def capture_end(self) -> None:
-        machine = _machine()
-        recording, machine.recording = machine.recording, None
-        if self.failed or recording is not self or machine.refuses == "end":
-            raise RuntimeError(
-                "CUDA error: operation failed due to a previous error during capture"
-            )
 
-    def replay(self) -> None:
-        assert current() is self.stream, "launched on another stream"
-        _machine().replays += 1
-        with torch.inference_mode(), _unseen():
-            for function, arguments, named, results in self.kernels:
+def flush() -> None:
+    """Gives the kernels seen so far to the current stream, as one."""
+    stream, machine = current(), _machine()
+    kernels = _local.kernels.waiting if stream is not None else []
+    if stream is None or not kernels:
+        return
+    _local.kernels.waiting = []
+    tensors = [each for _, args, _, _ in kernels for each in args if isinstance(each, torch.Tensor)]
+    found = {each.data_ptr() for each in tensors} & machine.external.keys()
+    uses = [(address, machine.external[address]) for address in found]
+
+    def run() -> None:
+        for address, nbytes in uses:
+            machine.gpu.view(address, nbytes)
+        with torch.inference_mode():
+            for function, arguments, named, results in kernels:
                 again = function(*arguments, **named)
                 for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
                     if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
 
-
-@contextmanager
-def _unseen() -> Iterator[None]:
-    """Settings were those of the recording, whatever they are now."""
-    _local.unseen = True
-    try:
-        yield
-    finally:
-        _local.unseen = False
+    with _translated():
+        machine.gpu.enqueue(stream.cuda_stream, run, uses)
 
 
-class Kernels(TorchDispatchMode):
-    """Sees each kernel of this thread."""
+class Graph:
+    """``torch.cuda.CUDAGraph``."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        machine, named = _machine(), kwargs or {}
-        if getattr(_local, "unseen", False):
-            return func(*args, **named)
-        if func.overloadpacket.__name__ in _PRODUCTS:
-            note_settings()
-        graph = machine.recording
-        if graph is None or current() is not graph.stream:
-            machine.events.append("kernel")
-            return func(*args, **named)
-        if machine.refuses == "kernel":
-            graph.failed = True
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
-        external = func.overloadpacket.__name__ == "copy_"
-        results = args[0] if external else func(*args, **named)
-        graph.kernels.append((func, args, named, None if external else results))
-        return results
+    def __init__(self) -> None:
+        self.stream: ExternalStream | None = None
+        self.executable: int | None = None
+        machine = _machine()
+        machine.graphs.add(self)
+        self.release: Callable[[], None] = lambda: None
+
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global", **_: Any) -> None:
+        machine, self.stream = _machine(), current()
+        assert self.stream is not None, "the default stream cannot be recorded"
+        with _translated():
+            machine.gpu.begin_capture(self.stream.cuda_stream, _MODES[capture_error_mode])
+        machine.modes.append(capture_error_mode)
+        machine.pools.setdefault(self.stream.cuda_stream, set()).add(pool)
+
+    def capture_end(self) -> None:
+        gpu, stream = _machine().gpu, self.stream
+        assert stream is not None
+        assert current() is stream
+        with _translated():
+            captured = gpu.end_capture(stream.cuda_stream)
+            try:
+                self.executable = gpu.instantiate(captured)
+            finally:
+                gpu.end_graph(captured, Captured)
+            self.release = gpu.hold(stream.cuda_stream, "a graph of PyTorch's on it")
+
+    def replay(self) -> None:
+        assert current() is self.stream, "launched on another stream"
+        assert self.stream is not None
+        assert self.executable is not None
+        with _translated():
+            _machine().gpu.launch(self.executable, self.stream.cuda_stream)
+
+    def __del__(self) -> None:
+        machine = _machine()
+        machine.events.append("graph freed")
+        self.release()
+        if self.executable is not None:
+            with suppress(RefusedError):
+                machine.gpu.end_graph(self.executable, Executable)
 
 
 def note_settings() -> None:
@@ -180,23 +212,22 @@ def _machine() -> TorchGpu:
     return _Installed.machine
 
 
-def install(monkeypatch: pytest.MonkeyPatch, view: Callable[[int, int], Any]) -> TorchGpu:
-    """Gives PyTorch a GPU called ``cuda:0``.
-
-    Args:
-        monkeypatch: undoes it.
-        view: the bytes at an address of the GPU's memory; raises if there are none.
-    """
-    machine = TorchGpu()
+def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> TorchGpu:
+    """Gives PyTorch a GPU called ``cuda:0``."""
+    machine = TorchGpu(gpu)
     monkeypatch.setattr(_Installed, "machine", machine)
     pools = itertools.count(1)
+
+    def synchronize(device: Any = None) -> None:
+        machine.events.append("synchronize")
+
     acts: dict[str, Callable[..., Any]] = {
         "ExternalStream": ExternalStream,
         "stream": OnStream,
         "CUDAGraph": Graph,
         "graph_pool_handle": lambda: (0, next(pools)),
         "empty_cache": lambda: machine.events.append("empty_cache"),
-        "synchronize": lambda device=None: machine.events.append("synchronize"),
+        "synchronize": synchronize,
     }
     for name, act in acts.items():
         monkeypatch.setattr(torch.cuda, name, _checked(getattr(torch.cuda, name), act))
@@ -210,7 +241,7 @@ def install(monkeypatch: pytest.MonkeyPatch, view: Callable[[int, int], Any]) ->
         raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
 
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end_allocating)
-    _place_on_host(monkeypatch, machine, view)
+    _place_on_host(monkeypatch, machine)
     return machine
 
 
@@ -237,9 +268,7 @@ def _checked_method(name: str) -> Callable[..., Any]:
     return call
 
 
-def _place_on_host(
-    monkeypatch: pytest.MonkeyPatch, machine: TorchGpu, view: Callable[[int, int], Any]
-) -> None:
+def _place_on_host(monkeypatch: pytest.MonkeyPatch, machine: TorchGpu) -> None:
     """Takes what is meant for the GPU to the host."""
     real = SimpleNamespace(
         to=torch.nn.Module.to, tensor=torch.tensor, empty=torch.empty, as_tensor=torch.as_tensor
@@ -264,7 +293,8 @@ def _place_on_host(
         assert not read_only
         kind = np.dtype(about["typestr"])
         nbytes = int(np.prod(about["shape"])) * kind.itemsize
-        view(address, nbytes)
+        machine.gpu.view(address, nbytes)
+        machine.external[address] = nbytes
         memory = (ctypes.c_uint8 * nbytes).from_address(address)
         array = np.ctypeslib.as_array(memory).view(kind).reshape(about["shape"])
         return torch.from_numpy(array)

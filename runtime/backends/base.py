@@ -29,7 +29,10 @@ from srtrt.spec import Form, ModelSpec, Precision
 _SLOT_BYTES = 2 * 3 * (1 + 16)
 """Bytes per LR pixel of a frame and its result, in host and device memory."""
 
-_MEMORY_SIGNS = ("bad_alloc", "out of memory", "allocate memory", "failed to allocate", "bad alloc")
+_MEMORY_SIGNS = (
+    *("bad_alloc", "bad alloc", "out of memory", "allocate memory", "failed to allocate"),
+    "status_alloc_failed",  # of cuDNN and cuBLAS
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from traceback import clear_frames
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, OutputError, PackageError, first_line
+from srtrt.errors import BackendError, OutputError, PackageError, first_line, forget_frames
 from srtrt.packages import unusable
 from srtrt.runtime.backends.base import Backend, Capability, require_at_least
 from srtrt.runtime.backends.onnxruntime_gpu import (
@@ -363,7 +362,7 @@ def _frames_cleared() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        clear_frames(error.__traceback__)
+        forget_frames(error)
         raise
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeOptions
 from srtrt.runtime.backends.torch import TorchBackend, TorchOptions
-from srtrt.runtime.cuda import open_device
+from srtrt.runtime.cuda import installed_binding, open_device
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.runtime.ring import FrameRing, RingOptions
@@ -37,6 +37,9 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def opener(engine: str, device: str, tiny_checkpoint: Path, tiny_graphs: dict[str, Path]) -> Any:
+    if device != "cpu":
+        require_on_gpu(engine)
+
     def open_backend(form: Form, ring: RingOptions | None) -> Backend:
         if engine == "torch":
             return TorchBackend(
@@ -55,6 +58,16 @@ def opener(engine: str, device: str, tiny_checkpoint: Path, tiny_graphs: dict[st
         )
 
     return open_backend
+
+
+def require_on_gpu(engine: str) -> None:
+    """Skips what the packages that are installed cannot do on the GPU that is there."""
+    if installed_binding() is None:
+        pytest.skip("needs a package to call CUDA, such as cuda-python")
+    kind = TorchBackend if engine == "torch" else OnnxRuntimeBackend
+    gpu = kind.capabilities()[0]
+    if not gpu.usable:
+        pytest.skip(gpu.reason)
 
 
 def frames(form: Form, count: int = 5) -> Iterator[Mapping[str, NDArray[Any]]]:

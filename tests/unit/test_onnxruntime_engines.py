@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import host_device
 import numpy as np
 import onnxruntime
 import pytest
-from host_device import HostDevice
+import simulated_gpu
+from cuda_simulator import Gpu
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -67,8 +67,9 @@ def without_rings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def device(machine: OrtGpu, monkeypatch: pytest.MonkeyPatch) -> HostDevice:
-    return host_device.install(monkeypatch, machine.streams_in_use)
+def device(machine: OrtGpu, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    machine.gpu = simulated_gpu.install(monkeypatch)
+    return machine.gpu
 
 
 def frames(form: Form, width: int = 32, height: int = 24, count: int = 3) -> list[Any]:
@@ -170,12 +171,12 @@ def test_results_belong_to_the_caller(
 @pytest.mark.parametrize("ring", [RingOptions(), RingOptions(streams=2, slots=2, batch=2)])
 def test_sessions_end_before_their_streams(
     machine: OrtGpu,
-    device: HostDevice,
+    device: Gpu,
     tiny_graphs: dict[str, Path],
     kind: type[OnnxRuntimeBackend],
     ring: RingOptions,
 ) -> None:
-    inputs = frames("rgb8", count=5)
+    inputs = frames("rgb8", count=3)
     expected = on_cpu(tiny_graphs["rgb8-fp32"], "rgb8", inputs)
     with opened(tiny_graphs["rgb8-fp16"], "rgb8", kind, OnnxRuntimeOptions(ring=ring)) as backend:
         for one, other in zip(inputs, expected, strict=True):
@@ -186,14 +187,19 @@ def test_sessions_end_before_their_streams(
         backend.infer(frames("rgb8", 20, 16)[0])  # another size: the first sessions are gone
         assert machine.streams_in_use().isdisjoint(streams)
     assert not machine.alive
-    assert device.open_resources == 0
+    device.check()
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["CUDA failure 2: out of memory ; GPU=0", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"],
+)
 def test_memory_is_free_for_another_try(
-    machine: OrtGpu, device: HostDevice, tiny_graphs: dict[str, Path]
+    machine: OrtGpu, device: Gpu, tiny_graphs: dict[str, Path], said: str
 ) -> None:
     """The second of two streams finds no memory; what the first had is back at once."""
     with opened(tiny_graphs["rgb8-fp16"], "rgb8") as backend:
+        machine.no_memory = said
         seen: list[int] = []
         usual = machine.memory_left
         original = OnnxRuntimeBackend._open

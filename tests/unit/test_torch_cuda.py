@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import host_device
 import numpy as np
 import pytest
+import simulated_gpu
 import torch
 import torch_standin
-from host_device import HostDevice
+from cuda_simulator import Gpu
 from hypothesis import given
 from hypothesis import strategies as st
 from torch_standin import TorchGpu
@@ -30,18 +30,16 @@ PICTURE = read_pictures()[0]
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> HostDevice:
-    return host_device.install(monkeypatch, lambda: set())
+def device(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    return simulated_gpu.install(monkeypatch)
 
 
 @pytest.fixture
-def machine(device: HostDevice, monkeypatch: pytest.MonkeyPatch) -> TorchGpu:
-    found = torch_standin.install(monkeypatch, device.view)
-    device.in_use = found.streams_in_use
-    return found
+def machine(device: Gpu, monkeypatch: pytest.MonkeyPatch) -> TorchGpu:
+    return torch_standin.install(monkeypatch, device)
 
 
-def frames(form: Form, width: int = 32, height: int = 24, count: int = 5) -> list[Any]:
+def frames(form: Form, width: int = 32, height: int = 24, count: int = 3) -> list[Any]:
     return [
         form_inputs(np.ascontiguousarray(PICTURE[k : k + height, k : k + width]), form)
         for k in range(count)
@@ -89,7 +87,7 @@ def in_flight(backend: TorchBackend, inputs: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("form", ["rgb8", "yuv420p8"])
 @pytest.mark.parametrize("graph", [True, False])
 def test_kernels_are_recorded_once_and_launched_for_each_frame(
-    machine: TorchGpu, device: HostDevice, tiny_checkpoint: Path, form: Form, graph: bool
+    machine: TorchGpu, device: Gpu, tiny_checkpoint: Path, form: Form, graph: bool
 ) -> None:
     inputs = frames(form)
     wanted = expected(tiny_checkpoint, form, inputs)
@@ -103,53 +101,44 @@ def test_kernels_are_recorded_once_and_launched_for_each_frame(
         assert len(set().union(*machine.pools.values())) == 2 * graph
         assert backend.notes == []
     # Each slot is launched once when the ring opens.
-    assert machine.replays == (5 + 4 if graph else 0)
-    assert device.open_resources == 0
+    assert device.counts["launch"] == (3 + 4 if graph else 0)
+    device.check()
 
 
-@pytest.mark.parametrize("when", ["begin", "kernel", "end"])
+@pytest.mark.parametrize("when", ["begin", "work", "end", "instantiate"])
 def test_without_recording_kernels_are_launched_one_by_one(
-    machine: TorchGpu, device: HostDevice, tiny_checkpoint: Path, when: str
+    machine: TorchGpu, device: Gpu, tiny_checkpoint: Path, when: str
 ) -> None:
-    machine.refuses = when
+    device.refuse_capture = when
     inputs = frames("yuv420p8")
     wanted = expected(tiny_checkpoint, "yuv420p8", inputs)
     with opened(tiny_checkpoint, "yuv420p8", ring=RingOptions()) as backend:
         backend.prepare(32, 24)
         assert torch_standin.current() is None  # the stream that was current is so again
         (note,) = backend.notes
-        assert "cannot be recorded as a CUDA graph (CUDA error: operation" in note
+        assert "cannot be recorded as a CUDA graph (CUDA error: cudaErr" in note
         assert "they are launched one by one" in note
         assert len(machine.ended) == 1
         assert_same(in_flight(backend, inputs), wanted)
-    assert machine.replays == 0
-    assert device.open_resources == 0
+    assert device.counts["launch"] == 0
+    device.check()
     assert not machine.graphs
 
 
 def test_a_device_that_is_lost_is_no_failed_recording(
-    machine: TorchGpu, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    machine: TorchGpu, device: Gpu, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine.refuses = "end"
+    device.refuse_capture = "end"
 
-    def lost(*_: Any) -> None:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    ended = torch._C._cuda_endAllocateToPool
-
-    def end(*arguments: Any) -> None:
-        monkeypatch.setattr(TorchBackend, "_forward", lost)
-        ended(*arguments)
-
-    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *_: device.poison())
     with opened(tiny_checkpoint, ring=RingOptions()) as backend:
-        with pytest.raises(BackendError, match="illegal memory access"):
+        with pytest.raises(BackendError, match="cudaErrorIllegalAddress"):
             backend.prepare(32, 24)
         assert backend.notes == []
 
 
 def test_closing_and_another_size_give_memory_to_the_driver(
-    machine: TorchGpu, device: HostDevice, tiny_checkpoint: Path
+    machine: TorchGpu, device: Gpu, tiny_checkpoint: Path
 ) -> None:
     with opened(tiny_checkpoint, ring=RingOptions(streams=2, slots=2)) as backend:
         backend.prepare(32, 24)
@@ -364,3 +353,39 @@ def test_a_gpu_that_cannot_be_asked_is_not_offered(monkeypatch: pytest.MonkeyPat
     gpu = TorchBackend.capabilities()[0]
     assert not gpu.usable
     assert "CUDA error: out of memory" in gpu.reason
+
+
+def test_each_size_is_compiled_whole_and_none_falls_back(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch gives up on a function after eight sizes, and says so in a log alone."""
+    graphs: list[Any] = []
+
+    def compiler(graph: Any, _inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr("srtrt.runtime.backends.torch._COMPILER", {"backend": compiler})
+    sizes = [(8 + 2 * k, 8) for k in range(10)]
+    inputs = [frames("yuv420p8", *size, count=1)[0] for size in sizes]
+    wanted = expected(tiny_checkpoint, "yuv420p8", inputs)
+    with opened(tiny_checkpoint, "yuv420p8", device="cpu", compile=True) as backend:
+        found = [backend.infer(each) for each in inputs]
+        assert len(graphs) == len(sizes)  # with nothing left outside of the graphs
+        backend.infer(inputs[-1])
+        assert len(graphs) == len(sizes)
+    assert_same(found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("form", ["rgb8", "yuv420p8"])
+def test_compiled_equals_eager_in_rings_as_well(tiny_checkpoint: Path, form: Form) -> None:
+    inputs = frames(form, count=4)
+    wanted = expected(tiny_checkpoint, form, inputs)
+    for ring in (None, RingOptions(streams=2, slots=2)):
+        with opened(tiny_checkpoint, form, device="cpu", compile=True, ring=ring) as backend:
+            found = in_flight(backend, inputs)
+        for one, other in zip(found, wanted, strict=True):
+            for name, plane in other.items():
+                assert np.abs(plane.astype(int) - one[name]).max() <= 1
