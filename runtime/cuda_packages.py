@@ -73,9 +73,10 @@ def cuda_problems(
     if beyond:
         major = beyond[-1]
         problems.append(
-            f"The driver {driver} goes up to CUDA {driver_cuda}, and {_some(found[major])} need "
-            f"CUDA {major}: update the driver to {OLDEST_DRIVERS.get(major, 'a newer one')} or "
-            f"later, or in a new environment {install_hint(_extra(newest))}."
+            f"{_named(driver).capitalize()} goes up to CUDA {driver_cuda}, and "
+            f"{_some(found[major])} need CUDA {major}: update the driver to "
+            f"{OLDEST_DRIVERS.get(major, 'a newer one')} or later, or in a new environment "
+            f"{install_hint(_extra(newest))}."
         )
     elif len(found) > 1:
         several = ", and ".join(f"CUDA {major}: {_some(names)}" for major, names in found.items())
@@ -98,10 +99,21 @@ def beyond_driver(what: str, cuda: str, gpu: GpuFacts) -> str | None:
     if not cuda.isdigit() or int(cuda) <= newest:
         return None
     return (
-        f"{what} is built for CUDA {cuda}, and the driver {gpu.driver} of {gpu.name} goes up to "
+        f"{what} is built for CUDA {cuda}, and {_named(gpu.driver)} of {gpu.name} goes up to "
         f"CUDA {gpu.driver_cuda}; update the driver to {OLDEST_DRIVERS.get(int(cuda), 'a newer')} "
         f"or later, or in a new environment {install_hint(_extra(newest))}"
     )
+
+
+def cuda_python_line(gpu: GpuFacts) -> str:
+    """The pip line that brings a cuda-python which the driver of a GPU can serve."""
+    newest = int(gpu.driver_cuda.partition(".")[0])
+    bounds = ">=13.0.3,<14" if newest >= 13 else ">=12.9.1,<13"
+    return f"pip install 'cuda-python{bounds}'"
+
+
+def _named(driver: str | None) -> str:
+    return "the driver" if driver in (None, "unknown") else f"the driver {driver}"
 
 
 def _extra(newest: int) -> str:

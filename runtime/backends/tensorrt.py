@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from srtrt.errors import BackendError, ParityError, SrtrtError, UsageError
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda import Binding, installed_binding, open_device
-from srtrt.runtime.cuda_packages import beyond_driver
+from srtrt.runtime.cuda_packages import beyond_driver, cuda_python_line
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.execution import LoadedEngine, run_engine
 from srtrt.runtime.engines.flavour import CURRENT, FLAVOURS, Flavour, flavour_of
@@ -280,7 +280,7 @@ def unusable_because(flavour: Flavour, gpu: GpuFacts | None) -> str | None:
     except SrtrtError as error:
         return str(error).rstrip(".")
     if problem is None and installed_binding() is None:
-        problem = f"{flavour.label} needs cuda-python or PyCUDA: pip install cuda-python"
+        problem = f"{flavour.label} needs cuda-python or PyCUDA: {cuda_python_line(gpu)}"
     return problem or beyond_driver(flavour.label, flavour.cuda(), gpu)
 
 

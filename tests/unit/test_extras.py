@@ -17,6 +17,8 @@ from packaging.version import Version
 from srtrt import packages
 from srtrt.errors import BrokenPackageError, PackageError
 from srtrt.packages import require_onnxruntime
+from srtrt.runtime.cuda_packages import cuda_python_line
+from srtrt.runtime.engines.gpu import GpuFacts
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -108,6 +110,13 @@ def test_tensorrt_that_pip_takes_is_for_the_cuda_of_its_extra() -> None:
     """From 10.13.2 on the distribution tensorrt brings CUDA 13, before it CUDA 12."""
     for extra in ("gpu", "tensorrt"):
         assert not allows(brought(extra)["tensorrt"], "10.13.0.35")
+
+
+@pytest.mark.parametrize("cuda", ["12.4", "13.0"])
+def test_the_line_for_cuda_python_is_that_of_the_extra(cuda: str) -> None:
+    gpu = GpuFacts(name="", compute_capability="8.9", memory_bytes=1, driver="", driver_cuda=cuda)
+    (wanted,) = brought("gpu" if cuda == "13.0" else "gpu-cu12")["cuda-python"]
+    assert Requirement(cuda_python_line(gpu).split("'")[1]) == wanted
 
 
 def test_every_version_has_an_upper_bound() -> None:

@@ -15,7 +15,7 @@ import pytest
 from driver_standin import compiled_driver
 
 from srtrt.runtime.backends.tensorrt import TensorRtBackend, unusable_because
-from srtrt.runtime.cuda_packages import beyond_driver, cuda_of, cuda_problems
+from srtrt.runtime.cuda_packages import beyond_driver, cuda_of, cuda_problems, cuda_python_line
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.nvidia import NOT_FOUND, Machine, gpu_problem
@@ -341,6 +341,9 @@ def test_a_driver_too_old_for_the_packages_is_told() -> None:
     assert "need CUDA 13" in said
     assert "update the driver to 580 or later" in said
     assert "pip install '.[gpu-cu12]'" in said
+    assert cuda_problems(GPU_SET, "unknown", "12.4")[0].startswith(
+        "The driver goes up to CUDA 12.4"
+    )
     assert cuda_problems(CU12_SET, "550.54.15", "12.4") == []
     assert cuda_problems(GPU_SET, "580.65.06", "13.0") == []
     assert cuda_problems(CU12_SET, "580.65.06", "13.0") == []
@@ -470,6 +473,8 @@ def test_engines_are_not_offered_with_a_driver_too_old_for_them(cuda: str, runs:
     said = beyond_driver("TensorRT", "13", gpu)
     assert (said is None) == runs
     assert beyond_driver("TensorRT", "unknown", gpu) is None
+    major = "13" if runs else "12"
+    assert f"'cuda-python>={major}." in cuda_python_line(gpu)
     if said:
         assert "is built for CUDA 13, and the driver 550.54.15 of NVIDIA L4 goes up to" in said
         assert "update the driver to 580 or later" in said
