@@ -43,6 +43,9 @@ class _Terminal(ImageWatcher):
         self._say(f"engine: {session.reason}")
         self._tell_notes()
 
+    def prepared(self, session: Session) -> None:
+        self._tell_notes()
+
     def started(self, source: Path) -> None:
         self.progress.update(self.task, description=printable(source.name))
 

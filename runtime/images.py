@@ -73,6 +73,9 @@ class ImageWatcher:
     def opened(self, session: sessions.Session) -> None:
         """The model is ready."""
 
+    def prepared(self, session: sessions.Session) -> None:
+        """What comes before a picture, such as building an engine, is done."""
+
     def started(self, source: Path) -> None:
         """A file is next."""
 
@@ -239,6 +242,7 @@ def upscale_images(
             tile=tile,
             backend_options=backend_options,
             trust_engine=trust_engine,
+            any_size=True,
             on_build=watcher.building,
             on_note=watcher.noted,
         )
@@ -345,6 +349,8 @@ def _enlarge_into(
         notes += ("BMP has no place for EXIF, which is left out",)
     width, height = picture.width * session.scale, picture.height * session.scale
     try:
+        session.prepare(picture.width, picture.height)
+        work.watcher.prepared(session)
         enlarged = upscale_picture(picture, session)
         write_image(result.target, enlarged, quality=work.quality, replace=work.overwrite)
     except BackendError as error:

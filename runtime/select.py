@@ -68,6 +68,17 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
         UsageError: if a name is not one of those known.
         BackendError: if an explicit wish cannot be met; nothing else is taken instead.
     """
+    return next(choices(backend, device, precision))
+
+
+def choices(
+    backend: str = "auto", device: str = "auto", precision: str = "auto"
+) -> Iterator[Choice]:
+    """What :func:`choose` would take, then what it would take without that, and so on.
+
+    Raises:
+        UsageError, BackendError: as it does, before the first.
+    """
     require_device(device)
     if precision not in ("auto", *PRECISIONS):
         hint = did_you_mean(precision, PRECISIONS)
@@ -84,15 +95,17 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
     else:
         candidates = [(backend, c) for c in backend_class(backend).capabilities()]
     refusals: list[str] = []
+    taken: set[tuple[str, str]] = set()
     for name, capability in candidates:
         problem = _problem(name, capability, device, precision)
-        if problem is None:
+        if problem is None and (name, capability.device) not in taken:
+            taken.add((name, capability.device))
             chosen = capability.precisions[0] if precision == "auto" else precision
             place = capability.device if device == "auto" else device
             reasoning = f"{name} on {place} in {chosen}: {capability.reason}."
             if refusals:
                 reasoning += " Not used: " + "; ".join(refusals) + "."
-            return Choice(
+            yield Choice(
                 backend=name,
                 device=place,
                 precision=chosen,  # type: ignore[arg-type]
@@ -100,8 +113,10 @@ def choose(backend: str = "auto", device: str = "auto", precision: str = "auto")
                 reasoning=reasoning,
                 otherwise=capability.precisions[1:] if precision == "auto" else (),
             )
-        refusals.append(problem)
-    raise BackendError(_refusal(candidates, backend, device, precision))
+        elif problem is not None:
+            refusals.append(problem)
+    if not taken:
+        raise BackendError(_refusal(candidates, backend, device, precision))
 
 
 def require_device(device: str) -> None:

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import DeviceMemoryError, UsageError
+from srtrt.errors import (
+    BackendError,
+    DeviceMemoryError,
+    ModelError,
+    PackageError,
+    ParityError,
+    SrtrtError,
+)
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
-from srtrt.runtime.backends.options import BackendOptions, choose_options
+from srtrt.runtime.backends.options import BackendOptions, ChosenOptions, choose_options
 from srtrt.runtime.layouts import IMAGE_AXES, input_size
-from srtrt.runtime.memory import MEMORY_VARIABLE, memory_limit
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.output_check import OutputCheck
 from srtrt.runtime.ring import Pending, in_order
-from srtrt.runtime.select import choose, with_int8_hint
-from srtrt.runtime.tiling import (
-    TilePlan,
-    alignment,
-    cut_inputs,
-    kept_outputs,
-    margin_for,
-    plan_tiles,
-    region,
-)
+from srtrt.runtime.select import Choice, choices, with_int8_hint
+from srtrt.runtime.tile_planner import TilePlanner, TileWish
+from srtrt.runtime.tiling import TilePlan, cut_inputs, kept_outputs, region
 from srtrt.runtime.verified import open_verified
 from srtrt.spec import UNBOUNDED, Form, Precision
 from srtrt.weights import DEFAULT_MODEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A backend that was opened for a session."""
+
+    backend: Backend
+    why: str = ""
+    """Why this one, in few words for the user; empty where that is not to be said."""
+    options: ChosenOptions | None = None
+    """What was asked of it."""
 
 
 class Session:
@@ -46,38 +58,60 @@ class Session:
         output_check: looks at everything that is computed.
     """
 
-    def __init__(self, backend: Backend, *, radius: int, scale: int, tile: str | int) -> None:
+    def __init__(
+        self,
+        opened: Backend | Opened,
+        *,
+        radius: int,
+        scale: int,
+        tile: str | int,
+        any_size: bool = False,
+        successors: Iterator[Opened] | None = None,
+        on_note: Callable[[str], None] | None = None,
+    ) -> None:
         """Wraps an opened backend, which is closed with the session.
 
         Args:
-            backend: the opened network.
+            opened: the opened network.
             radius: its receptive radius in LR pixels.
             scale: its enlargement.
             tile: ``auto``, ``none``, or the longest side of a tile in LR pixels.
+            any_size: whether pictures of many sizes will come, so that one engine of tiles, where
+                engines are built, is better than one for each size.
+            successors: opens, in turn, what takes the place of a backend that turns out to be
+                unusable before the first picture.
+            on_note: told a sentence before an engine is built.
 
         Raises:
             UsageError: if ``tile`` is none of these.
         """
-        self._backend = backend
-        self._align = alignment(backend.form)
-        self._margin = margin_for(radius, backend.form)
-        self._side = _parse_tile(tile)
-        self._untiled = tile == "none"
-        self._pixel_bytes = backend.frame_bytes_per_pixel
-        self._memory_limit = memory_limit(backend.device)
-        self._max_pixels = max(1, self._memory_limit // self._pixel_bytes)
+        self._radius, self._any_size = radius, any_size
+        self._successors, self._tell = successors or iter(()), on_note or (lambda _: None)
+        self._asked = TileWish.parse(tile)
+        self._started = False
         self.scale = scale
+        self._take(opened if isinstance(opened, Opened) else Opened(backend=opened))
+
+    def _take(self, opened: Opened) -> None:
+        """Goes on with a backend, or starts with it."""
+        backend = self._backend = opened.backend
+        self._tiles = TilePlanner(
+            backend, radius=self._radius, wish=self._asked, any_size=self._any_size
+        )
         self.model = backend.model.name
-        self.description = f"{self.model} on {backend.description}"
-        self.reason = f"{backend.description}."
+        asked = f" with {opened.options}" if opened.options and opened.options.given else ""
+        self.description = f"{self.model} on {backend.description}{asked}"
+        self.reason = f"{backend.description}{asked}{opened.why and f': {opened.why}'}."
+        self.backend_options: Mapping[str, Any] = opened.options.given if opened.options else {}
         self.notes = backend.notes
-        if radius == UNBOUNDED:
+        if self._radius == UNBOUNDED:
             self.notes.append(
                 f"How far a pixel of {self.model} sees cannot be told from its graph, so pictures "
                 "are computed whole, never in tiles."
             )
-        self.backend_options: Mapping[str, Any] = {}
-        self.output_check = OutputCheck(backend, margin=self._margin, scale=scale, notes=self.notes)
+        self.output_check = OutputCheck(
+            backend, margin=self._tiles.margin, scale=self.scale, notes=self.notes
+        )
 
     @property
     def in_flight(self) -> int:
@@ -92,6 +126,9 @@ class Session:
     def prepare(self, width: int, height: int) -> None:
         """Does what must be done before the first picture of a size, such as building an engine.
 
+        Before the very first one, a backend that was chosen by itself and turns out to be unusable
+        is replaced by the next best, with a note.
+
         Args:
             width: of the pictures, in LR pixels.
             height: likewise.
@@ -99,16 +136,51 @@ class Session:
         Raises:
             DeviceMemoryError: if even the smallest tile does not fit.
             BackendError: if the engine fails.
+            ParityError: if it computes something else than PyTorch.
+            UsageError: if tiles of the size that was asked for cannot be computed right.
         """
         while True:
-            plan = self._plan(1, height, width)
+            try:
+                self._prepare(width, height)
+                return
+            except (BackendError, ParityError, ModelError, PackageError) as error:
+                if not self._replace(error):
+                    raise
+
+    def _prepare(self, width: int, height: int) -> None:
+        while True:
+            plan = self._tiles.plan(1, height, width)
             rows, columns = plan.tile_size
+            side = self._backend.engine_side
+            if side is not None and self._backend.must_build(columns, rows):
+                self._tell(f"One engine of {side}x{side} tiles serves pictures of every size.")
             try:
                 self._backend.prepare(columns, rows)
                 return
             except DeviceMemoryError:
-                if not self._shrink(plan, 1, height, width):
+                if not self._tiles.shrink(plan, 1, height, width):
                     raise
+
+    def _replace(self, error: SrtrtError) -> bool:
+        """Goes on with the next backend; False if there is none, or pictures were computed."""
+        following = None if self._started else next(self._successors, None)
+        if following is None:
+            return False
+        unused, notes = self._backend, self.notes
+        self.output_check.close()
+        with suppress(BackendError):
+            unused.close()
+        told = f"{unused.description} is not used: {error} Went on with "
+        following.backend.notes[:0] = [*notes, f"{told}{following.backend.description}."]
+        self._take(following)
+        return True
+
+    def _start(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Before the first picture: builds the engine, if that was not done."""
+        if not self._started and self._backend.builds_engines:
+            size = input_size(inputs)
+            self.prepare(size.width, size.height)
+        self._started = True
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Computes one batch of pictures; when memory runs out, again with smaller tiles.
@@ -124,6 +196,7 @@ class Session:
             OutputCheckError: if numbers overflowed, see :mod:`srtrt.runtime.output_check`.
             BackendError: if the engine fails.
         """
+        self._start(inputs)
         return self._checked(inputs, self._infer(inputs), sequence=False)
 
     def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
@@ -136,6 +209,7 @@ class Session:
             A function that waits for the outputs and returns them, with the same errors. Frames
             are collected in their order.
         """
+        self._start(inputs)
         if self._backend.in_flight == 1 or self.plan(inputs).count > 1:
             outputs = self._infer(inputs)
             return lambda: self._checked(inputs, outputs, sequence=True)
@@ -159,51 +233,13 @@ class Session:
                 return self._infer_tiles(inputs, plan)
             except DeviceMemoryError:
                 size = input_size(inputs)
-                if not self._shrink(plan, size.batch, size.height, size.width):
+                if not self._tiles.shrink(plan, size.batch, size.height, size.width):
                     raise
-
-    def _shrink(self, plan: TilePlan, frames: int, height: int, width: int) -> bool:
-        """Plans tiles of half the size, as memory ran out; False if there are none."""
-        smaller = plan.tile_size[0] * plan.tile_size[1] * frames // 2
-        self._side, self._untiled, self._max_pixels = None, False, smaller
-        found = self._plan(frames, height, width).tile_size
-        if found == plan.tile_size:
-            return False
-        self.notes.append(
-            f"Memory ran out; went on with tiles of at most {found[1]}x{found[0]} pixels."
-        )
-        return True
 
     def plan(self, inputs: Mapping[str, NDArray[Any]]) -> TilePlan:
         """The tiles :meth:`infer` would use for these inputs."""
         size = input_size(inputs)
-        return self._plan(size.batch, size.height, size.width)
-
-    def _plan(self, frames: int, height: int, width: int) -> TilePlan:
-        pixels = 1 << 62 if self._untiled else self._max_pixels // max(1, frames)
-        plan = plan_tiles(
-            height,
-            width,
-            margin=self._margin,
-            align=self._align,
-            max_pixels=pixels,
-            side=self._side,
-        )
-        self._require_room(plan)
-        return plan
-
-    def _require_room(self, plan: TilePlan) -> None:
-        """Refuses frames in flight that would take the host's memory, which cannot say no."""
-        rows, columns = plan.tile_size
-        needed, limit = rows * columns * self._pixel_bytes, self._memory_limit
-        ring = getattr(self._backend.options, "ring", None)
-        if ring is not None and self._backend.device == "cpu" and needed > limit:
-            raise UsageError(
-                f"{ring.slots} batches of {ring.batch} frames on {ring.streams} streams take about "
-                f"{needed / 2**30:.1f} GiB with {columns}x{rows} pixels at once, and the network "
-                f"may use {limit / 2**30:.1f} GiB; give a smaller batch, fewer slots or streams, "
-                f"smaller tiles, or more memory with {MEMORY_VARIABLE} (in MiB)."
-            )
+        return self._tiles.plan(size.batch, size.height, size.width)
 
     def _infer_tiles(
         self, inputs: Mapping[str, NDArray[Any]], plan: TilePlan
@@ -244,18 +280,6 @@ class Session:
         self.close()
 
 
-def _parse_tile(tile: str | int) -> int | None:
-    if tile in ("auto", "none"):
-        return None
-    try:
-        side = int(tile)
-    except ValueError:
-        side = 0
-    if side < 1:
-        raise UsageError(f"tile is {tile!r}: expected auto, none, or a side in pixels such as 256.")
-    return side
-
-
 def open_session(
     *,
     model: str = DEFAULT_MODEL,
@@ -266,6 +290,7 @@ def open_session(
     tile: str | int = "auto",
     backend_options: BackendOptions = None,
     trust_engine: bool = False,
+    any_size: bool = False,
     on_build: Callable[[float, str], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Session:
@@ -281,6 +306,8 @@ def open_session(
         backend_options: settings of the backend that is chosen: names and values (``srtrt doctor``
             lists them), ``NAME=VALUE`` texts, or its dataclass, such as ``OpenVinoOptions``.
         trust_engine: load engines that another user may have written. An engine is code.
+        any_size: whether pictures of many sizes will come; where engines are built, one then
+            computes tiles of all of them.
         on_build: while an engine is built, told what share is done, 0..1, and what is going on.
         on_note: told a sentence before something that takes a second or two, such as verifying a
             reduced precision, see :mod:`srtrt.runtime.verified`.
@@ -295,31 +322,52 @@ def open_session(
     found = find_model(model)
     if backend == "auto" and found.graph_path is None:
         backend = "torch"
-    choice = choose(backend, device, _stored_precision(found, precision))
-    chosen = choose_options(choice.backend, choice.device, backend_options)
-    kind = backend_class(choice.backend)
+    wanted = _stored_precision(found, precision)
 
-    def open_in(precision: Precision) -> Backend:
-        opened = kind(
-            found,
-            form=form,
-            device=choice.device,
-            precision=precision,
-            options=chosen.options,
-        )
-        opened.on_build, opened.trust_engine = on_build, trust_engine
-        return opened
+    def open_choice(choice: Choice) -> Opened:
+        chosen = choose_options(choice.backend, choice.device, backend_options)
+        kind = backend_class(choice.backend)
 
-    opened, choice = open_verified(open_in, choice, on_note)
-    if precision == "auto":
-        choice = with_int8_hint(choice, found)
-    spec = opened.spec
-    session = Session(opened, radius=spec.receptive_radius, scale=spec.scale, tile=tile)
-    asked = f" with {chosen}" if chosen.given else ""
-    session.backend_options = chosen.given
-    session.description += asked
-    session.reason = f"{opened.description}{asked}: {choice.why}."
-    return session
+        def open_in(precision: Precision) -> Backend:
+            opened = kind(
+                found,
+                form=form,
+                device=choice.device,
+                precision=precision,
+                options=chosen.options,
+            )
+            opened.on_build, opened.trust_engine = on_build, trust_engine
+            return opened
+
+        opened, used = open_verified(open_in, choice, on_note)
+        if precision == "auto":
+            used = with_int8_hint(used, found)
+        return Opened(backend=opened, why=used.why, options=chosen)
+
+    offers = choices(backend, device, wanted)
+    first = open_choice(next(offers))
+    spec = first.backend.spec
+    return Session(
+        first,
+        radius=spec.receptive_radius,
+        scale=spec.scale,
+        tile=tile,
+        any_size=any_size,
+        successors=_openable(open_choice, offers),
+        on_note=on_note,
+    )
+
+
+def _openable(
+    open_choice: Callable[[Choice], Opened], offers: Iterator[Choice]
+) -> Iterator[Opened]:
+    """Those of the offers that can be opened with the options that were given, in turn."""
+    for choice in offers:
+        try:
+            opened = open_choice(replace(choice, why="the next best here"))
+        except SrtrtError:
+            continue
+        yield opened
 
 
 def _stored_precision(model: Model, precision: str) -> str:

@@ -19,7 +19,7 @@ from srtrt.errors import UsageError
 from srtrt.runtime.layouts import IMAGE_AXES
 from srtrt.spec import Form
 
-_MIN_KEPT = 16
+LEAST_KEPT = 16
 """A tile that keeps fewer LR pixels a side than this wastes nearly all its work."""
 
 _CHROMA_REACH = 2
@@ -84,7 +84,7 @@ def margin_for(radius: int, form: Form) -> int:
         form: of the frames.
     """
     reach = radius + (_CHROMA_REACH if form == "yuv420p8" else 0)
-    return _up(reach, alignment(form))
+    return round_up(reach, alignment(form))
 
 
 def split_axis(length: int, count: int, margin: int, align: int) -> tuple[Window, ...]:
@@ -122,7 +122,7 @@ def plan_tiles(
     Raises:
         UsageError: if ``side`` is too small to keep anything of a tile.
     """
-    smallest = 2 * margin + _MIN_KEPT
+    smallest = 2 * margin + LEAST_KEPT
     if side is not None:
         if side < smallest and side < max(height, width):
             raise UsageError(
@@ -149,8 +149,8 @@ def _cheapest_cut(
     """
     if height * width <= max_pixels:
         return 1, 1
-    smallest = 2 * margin + _MIN_KEPT
-    most = max(1, (width - 2 * margin) // _MIN_KEPT)
+    smallest = 2 * margin + LEAST_KEPT
+    most = max(1, (width - 2 * margin) // LEAST_KEPT)
     # With fewer columns even the lowest tile would be too large.
     widest = max_pixels // min(height, 2 * margin + 1)
     fewest = 1 if widest >= width else _ratio(width - 2 * margin, widest - 2 * margin, most)
@@ -197,10 +197,11 @@ def _size(length: int, count: int, margin: int, align: int) -> int:
     if count == 1:
         return length
     kept = math.ceil((length - 2 * margin) / count)
-    return min(length, _up(kept + 2 * margin, align))
+    return min(length, round_up(kept + 2 * margin, align))
 
 
-def _up(value: int, align: int) -> int:
+def round_up(value: int, align: int) -> int:
+    """The next multiple of ``align``."""
     return -(-value // align) * align
 
 
@@ -295,7 +296,7 @@ def sampled_windows(
     if height * width <= most:
         limit = max(_SAMPLED_TILE, (4 * margin) ** 2)
         return list(plan_tiles(height, width, margin=margin, align=align, max_pixels=limit))
-    for_points = len(points) * (2 * margin + _MIN_KEPT + align) ** 2
+    for_points = len(points) * (2 * margin + LEAST_KEPT + align) ** 2
     side = math.isqrt(max(1, most - for_points))
     # What a short axis leaves over, the long one takes.
     down = max(side, side * side // width) if width < side else side
@@ -314,9 +315,9 @@ def _ends_and_middle(length: int, total: int, margin: int, align: int) -> list[W
     if length <= total:
         return [Window(0, length, 0, length)]
     kept = (total - 4 * margin) // 3 // align * align
-    middle = kept >= _MIN_KEPT
+    middle = kept >= LEAST_KEPT
     if not middle:
-        kept = max(_MIN_KEPT, (total - 2 * margin) // 2 // align * align)
+        kept = max(LEAST_KEPT, (total - 2 * margin) // 2 // align * align)
     if 2 * (kept + margin) >= length:
         return [Window(0, length, 0, length)]
     centre = (length - kept) // 2 // align * align
@@ -326,8 +327,8 @@ def _ends_and_middle(length: int, total: int, margin: int, align: int) -> list[W
 
 def _around(position: int, length: int, margin: int, align: int) -> Window:
     """A window of the least useful size around a position."""
-    first = max(0, min(position - _MIN_KEPT // 2, length - _MIN_KEPT)) // align * align
-    return _window(first, min(length, first + _MIN_KEPT), length, margin)
+    first = max(0, min(position - LEAST_KEPT // 2, length - LEAST_KEPT)) // align * align
+    return _window(first, min(length, first + LEAST_KEPT), length, margin)
 
 
 def _window(first: int, last: int, length: int, margin: int) -> Window:

@@ -44,11 +44,15 @@ class Upscaler:
             precision=precision,
             tile=tile,
             backend_options=backend_options,
+            any_size=True,
         )
-        self.description = self._session.description
-        """Model, engine, precision and device in a few words."""
         self.scale = self._session.scale
         """Enlargement in each direction."""
+
+    @property
+    def description(self) -> str:
+        """Model, engine, precision and device in a few words."""
+        return self._session.description
 
     def __call__(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Enlarges one picture or a batch.

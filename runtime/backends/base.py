@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from srtrt.runtime.layouts import form_layouts, input_size
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, Pending, RingOptions, StageTimes
 from srtrt.runtime.rings import FrameRings
+from srtrt.runtime.tensor_limit import TensorLimit, limit_of, tensor_limit
 from srtrt.spec import Form, ModelSpec, Precision
 
 _SLOT_BYTES = 2 * 3 * (1 + 16)
@@ -78,11 +80,15 @@ class Backend(ABC):
         on_build: if set, told how far the building of an engine is: share 0..1, and what goes on.
         trust_engine: whether to load engines that another user may have written. An engine is
             code.
+        engine_side: if set, one engine computes frames of all sizes up to so many LR pixels a side,
+            rather than one for each size; for a backend that :attr:`takes_ranges`.
     """
 
     name: ClassVar[str]
     builds_engines: ClassVar[bool] = False
     """Whether :meth:`prepare` may build an engine, which takes minutes."""
+    takes_ranges: ClassVar[bool] = False
+    """Whether one engine can compute frames of many sizes."""
     options_type: ClassVar[type[Any]]
     """Frozen keyword-only dataclass of its settings, all of which have defaults."""
     usual_ring: ClassVar[RingOptions | None] = None
@@ -127,6 +133,7 @@ class Backend(ABC):
         self.notes: list[str] = [note for note in map(untried, self.packages) if note]
         self.on_build: Callable[[float, str], None] | None = None
         self.trust_engine = False
+        self.engine_side: int | None = None
         self._closed = False
         self._rings: FrameRings | None = None
         """Where frames are computed, for a backend that computes several at the same time."""
@@ -144,11 +151,41 @@ class Backend(ABC):
         """Engine, precision and device in a few words."""
         return f"{self.name} {self.precision} ({self.device})"
 
+    @cached_property
+    def tensor_limit(self) -> TensorLimit:
+        """How large its tensors become."""
+        if self.model.graph_path is None and self.model.loaded is None:
+            channels = int(self.spec.config.get("features", 64))
+            return limit_of(channels=channels, scale=self.spec.scale)
+        return tensor_limit(self.model.graph(self.form, self.precision), self.spec.scale)
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Most LR pixels of all frames of a batch that it computes right; None without a limit.
+
+        On GPUs, TensorRT, cuDNN and kernels of ONNX Runtime count elements in 32 bits.
+        """
+        return None if self.device == "cpu" else self.tensor_limit.most_pixels
+
+    def must_build(self, width: int, height: int) -> bool:
+        """Whether :meth:`prepare` will build an engine, for a backend that :attr:`builds_engines`.
+
+        Args:
+            width: of the frames, in LR pixels.
+            height: likewise.
+        """
+        return self.builds_engines
+
+    @property
+    def network_bytes_per_pixel(self) -> int:
+        """Peak memory of one stream per LR pixel of a batch."""
+        features = int(self.spec.config.get("features", 64))
+        return max(1, self.bytes_per_pixel * features // 64)
+
     @property
     def frame_bytes_per_pixel(self) -> int:
         """Peak memory per LR pixel of a frame, with all that is computed beside it."""
-        features = int(self.spec.config.get("features", 64))
-        network = max(1, self.bytes_per_pixel * features // 64)
+        network = self.network_bytes_per_pixel
         ring: RingOptions | None = getattr(self.options, "ring", None) or self.usual_ring
         if ring is None:
             return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,11 +39,16 @@ from srtrt.runtime.nvidia import no_gpu
 from srtrt.runtime.parity import form_inputs, read_pictures, require_reference
 from srtrt.runtime.ring import Arrays, RingOptions
 from srtrt.runtime.rings import FrameRings
+from srtrt.runtime.tensor_limit import require_countable, tensor_limit
+from srtrt.runtime.tiling import alignment
 from srtrt.spec import Form, Precision
 
 USUAL_PRECISION: Precision = "fp16"
 """Arithmetic of engines where none is asked for: what every tensor core computes, exactly enough.
 Both exporting and upscaling take it from here."""
+
+_SMALL_TENSORS = 192
+"""Elements per LR pixel beside the largest tensor, where that is hardly larger than others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +80,8 @@ class TensorRtBackend(Backend):
     usual_ring = RingOptions()
     gates_itself = True
     builds_engines = True
+    takes_ranges = True
     bytes_per_pixel = 6_000
-    """Estimated from the largest tensors of the network in float32."""
     packages = ("tensorrt", "tensorrt-rtx", "cuda-python")
 
     def __init__(
@@ -138,11 +144,31 @@ class TensorRtBackend(Backend):
         """The key of the engine for batches of a size."""
         return engine_key(
             self._graph,
-            EngineShape.of(size),
+            self._shape_for(size),
             self.options.build,
             flavour=self._flavour,
             gpu=self._gpu,
         )
+
+    @property
+    def network_bytes_per_pixel(self) -> int:
+        """See there; estimated from the largest tensor, and half of that for what is beside it."""
+        element = 2 if self.precision in ("fp16", "bf16") else 4
+        return math.ceil(1.5 * self.tensor_limit.per_pixel * element) + _SMALL_TENSORS * element
+
+    def must_build(self, width: int, height: int) -> bool:
+        """See :meth:`Backend.must_build`."""
+        size = InputSize(width=width, height=height)
+        batch = replace(size, batch=self.ring_options(size).batch)
+        return self._cache.find(self.key(batch), trust_engine=self.trust_engine) is None
+
+    def _shape_for(self, size: InputSize) -> EngineShape:
+        """The sizes of the engine for batches of a size."""
+        side = self.engine_side
+        if side is None or max(size.width, size.height) > side:
+            return EngineShape.of(size)
+        least, most = (replace(size, width=s, height=s) for s in (alignment(self.form), side))
+        return EngineShape(least=least, best=most, most=most)
 
     def _network_for(self, size: InputSize) -> LoadedEngine:
         engine = self._provided(size)
@@ -152,6 +178,7 @@ class TensorRtBackend(Backend):
             size=size,
             flavour=self._flavour,
             device=self._device,
+            takes=engine.record.takes if self.engine_side else None,
             runtime_cache=self._cache.runtime_cache_path(engine.path, self._gpu),
             on_note=self.notes.append,
         )
@@ -179,7 +206,7 @@ class TensorRtBackend(Backend):
     def _provided_by(self, flavour: Flavour, size: InputSize) -> CachedEngine:
         return provide_engine(
             self._graph,
-            EngineShape.of(size),
+            self._shape_for(size),
             self.options.build,
             flavour=flavour,
             gpu=self._gpu,
@@ -257,8 +284,12 @@ def tune_backend(
                 tell(note)
             return frames_per_second(backend.submit, backend.in_flight, frame, seconds)
 
+    graph = model.graph(form, precision)
+    require_countable(graph, EngineShape.of(size), "TensorRT")
+    most = tensor_limit(graph, model.spec.scale).most_pixels
     with open_device(device, given.binding) as gpu:
-        rings = candidates(graphs=gpu.captures)
+        offered = candidates(graphs=gpu.captures)
+        rings = [ring for ring in offered if ring.batch * size.pixels <= most]
     best, measured = best_of(measure, rings, on_measured)
     with opened(best) as backend:
         assert isinstance(backend, TensorRtBackend)

@@ -21,7 +21,7 @@ from srtrt.runtime.engines.flavour import (
 from srtrt.runtime.engines.key import EngineShape, InputSize
 from srtrt.runtime.engines.monitor import Listener
 from srtrt.runtime.engines.record import BuiltEngine
-from srtrt.runtime.layouts import form_layouts
+from srtrt.runtime.layouts import form_layouts, input_size
 from srtrt.runtime.ring import FrameRing, RingOptions, in_order
 from srtrt.spec import Form
 
@@ -256,13 +256,14 @@ def run_engine(
     flavour: Flavour,
     device: Device,
 ) -> list[dict[str, NDArray[Any]]]:
-    """Runs an engine on single frames of its size, one batch after the other.
+    """Runs an engine on single frames of one size that it takes, one batch after the other.
 
     Raises:
         BackendError: if it does not run here.
         DeviceMemoryError: if memory does not suffice.
     """
-    size = EngineShape.parse(built.facts["shape"]).best
+    shape, frame = EngineShape.parse(built.facts["shape"]), input_size(frames[0])
+    size = InputSize(width=frame.width, height=frame.height, batch=shape.best.batch)
     with (
         device.current(),
         contextlib.closing(

@@ -17,6 +17,7 @@ from srtrt.runtime.engines.key import EngineOptions, EngineShape
 from srtrt.runtime.engines.ladder import Measure, ladder_for
 from srtrt.runtime.engines.monitor import Progress
 from srtrt.runtime.engines.record import BuiltEngine, CachedEngine, Verify
+from srtrt.runtime.tensor_limit import require_countable
 
 
 def provide_engine(
@@ -75,6 +76,7 @@ def provide_engine(
         OutputError: if it cannot be written.
     """
     options, cache = options or EngineOptions(), cache or EngineCache()
+    require_countable(graph, shape, flavour.label)
     data = graph.SerializeToString()
     key = engine_key(graph, shape, options, flavour=flavour, gpu=gpu)
     key = replace(key, exact_shape=exact_shape)

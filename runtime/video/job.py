@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from av.packet import Packet
@@ -26,6 +26,16 @@ from srtrt.runtime.video.verify import check_written
 
 _QUEUE_BYTES = 256 * 2**20
 _QUEUE_FRAMES = 4
+
+
+def _with_network(plan: VideoPlan, session: VideoSession) -> VideoPlan:
+    """The plan with what really computes, as another backend may have taken over."""
+    return replace(
+        plan,
+        network=session.description,
+        engine_reason=session.reason,
+        backend_options=dict(session.backend_options),
+    )
 
 
 @dataclass
@@ -67,6 +77,7 @@ class VideoJob:
             # In this thread, so that Ctrl-C ends even the building of an engine.
             session.prepare(*self.setup.converter.network_size)
             self._tell(session.notes, watcher)
+            plan = _with_network(plan, session)
             pipeline = self._pipeline(session, sink, watcher)
             self._started = time.perf_counter()
             self._run(pipeline, sink)

@@ -33,10 +33,15 @@ class RepeatSession:
         self.notes = ["An engine was built again."]
         self.backend_options: dict[str, Any] = {}
         self.seen: list[np.ndarray] = []
+        self.prepared: list[tuple[int, int]] = []
         self.closed = False
+
+    def prepare(self, width: int, height: int) -> None:
+        self.prepared.append((width, height))
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         rgb = inputs["rgb"]
+        assert self.prepared[-1:] in ([], [rgb.shape[2:0:-1]])
         assert rgb.dtype == np.uint8
         assert rgb.ndim == 4
         assert rgb.shape[3] == 3
@@ -210,7 +215,7 @@ def test_options_reach_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert asked.pop("backend_options") == ("x=1", "y=2")
     assert callable(asked.pop("on_build"))
     assert callable(asked.pop("on_note"))
-    assert asked == engine | {"form": "rgb8", "trust_engine": False}
+    assert asked == engine | {"form": "rgb8", "trust_engine": False, "any_size": True}
 
 
 def test_real_kinds_of_pictures(tmp_path: Path, session: RepeatSession) -> None:
