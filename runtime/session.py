@@ -170,8 +170,9 @@ class Session:
         self.output_check.close()
         with suppress(BackendError):
             unused.close()
-        told = f"{unused.description} is not used: {error} Went on with "
-        following.backend.notes[:0] = [*notes, f"{told}{following.backend.description}."]
+        taken = following.backend
+        told = f"{taken.description} computes instead of {unused.description}, which is not used:"
+        taken.notes[:0] = [*notes, f"{told} {error}"]
         self._take(following)
         return True
 
