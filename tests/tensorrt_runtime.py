@@ -107,6 +107,8 @@ class Rules:
     """Runtime caches that were loaded."""
     log: list[str] = field(default_factory=list)
     """What was logged as an error."""
+    alive: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+    """Engines and contexts that were not freed."""
     streams: dict[int, int] = field(default_factory=dict)
     """The stream that each piece of working memory in use is for, by address."""
 
@@ -162,7 +164,8 @@ def _serves(plan: Plan, gpu: GpuFacts) -> bool:
 
 
 @cache
-def _session(graph: bytes) -> onnxruntime.InferenceSession:
+def session_of(graph: bytes) -> onnxruntime.InferenceSession:
+    """The graph in ONNX Runtime, opened once."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     model = onnx.load_model_from_string(graph)
@@ -179,9 +182,10 @@ class ICudaEngine:
     def __init__(self, trt: Any, rules: Rules, runtime: Runtime, plan: Plan) -> None:
         self.trt, self.rules, self.runtime, self.plan = trt, rules, runtime, plan
         self.form = read_spec(onnx.load_model_from_string(plan.graph), "graph").form
-        self.session = _session(plan.graph)
+        self.session = session_of(plan.graph)
         self.layouts = form_layouts(self.form, plan.takes.best)
         self.num_io_tensors = len(self.layouts)
+        rules.alive.add(self)
 
     @property
     def device_memory_size_v2(self) -> int:
@@ -239,14 +243,17 @@ class IRuntimeCache:
         return True
 
     def serialize(self) -> IHostMemory:
-        return IHostMemory()
+        return IHostMemory(b"compiled kernels")
 
 
 class IHostMemory:
     """A buffer of TensorRT."""
 
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
     def __bytes__(self) -> bytes:
-        return b"compiled kernels"
+        return self._data
 
 
 class IRuntimeConfig:
@@ -280,6 +287,7 @@ class IExecutionContext:
         self.captured = self.ran = False
         self.pending = 0
         """How much of its work was started and is not done."""
+        self.rules.alive.add(self)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._change(f"the shape of {name}")
