@@ -255,8 +255,8 @@ class Climb:
             self._ended(options, "breaks", str(error))
             raise DeviceLostError(
                 f"{str(error).rstrip('.')}. The engine ({_how(options)}) broke when it was tried, "
-                "after which this process may not be able to use the GPU any more, so it ends "
-                "here. Run it again: a way of building that breaks twice is not taken any more."
+                "after which this process may not be able to use the GPU any more. Run it again: "
+                "a way of building that breaks twice is not taken any more."
             ) from error
         return self._passed(
             Candidate(options=options, built=built, parity=parity, frames_per_second=speed)
