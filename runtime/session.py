@@ -345,8 +345,8 @@ def open_session(
             used = with_int8_hint(used, found)
         return Opened(backend=opened, why=used.why, options=chosen)
 
-    offers = choices(backend, device, wanted)
-    first = open_choice(next(offers))
+    openable = _openable(open_choice, choices(backend, device, wanted))
+    first = next(openable)
     spec = first.backend.spec
     return Session(
         first,
@@ -354,7 +354,7 @@ def open_session(
         scale=spec.scale,
         tile=tile,
         any_size=any_size,
-        successors=_openable(open_choice, offers),
+        successors=openable,
         on_note=on_note,
     )
 
@@ -362,13 +362,34 @@ def open_session(
 def _openable(
     open_choice: Callable[[Choice], Opened], offers: Iterator[Choice]
 ) -> Iterator[Opened]:
-    """Those of the offers that can be opened with the options that were given, in turn."""
-    for choice in offers:
+    """Those of the offers that can be opened with the options that were given, in turn.
+
+    What cannot is told by the next that can.
+
+    Raises:
+        SrtrtError: if the first cannot be opened. Is it on a GPU, whose driver and libraries may
+            be broken, only if no other can.
+    """
+    failure: SrtrtError | None = None
+    unused, opened_any = list[str](), False
+    for position, choice in enumerate(offers):
         try:
-            opened = open_choice(replace(choice, why="the next best here"))
-        except SrtrtError:
+            asked = choice if position == 0 else replace(choice, why="the next best here")
+            opened = open_choice(asked)
+        except SrtrtError as error:
+            broken = choice.device.startswith("cuda") and isinstance(
+                error, (BackendError, PackageError)
+            )
+            if position == 0 and not broken:
+                raise
+            failure = failure or error
+            unused.append(f"{choice.backend} on {choice.device} is not used: {error}")
             continue
+        opened.backend.notes[:0], unused = unused, []
+        opened_any = True
         yield opened
+    if failure is not None and not opened_any:
+        raise failure
 
 
 def _stored_precision(model: Model, precision: str) -> str:

@@ -279,17 +279,28 @@ def tune_backend(
 
     def measure(ring: RingOptions) -> float:
         with opened(ring) as backend:
-            backend.prepare(size.width, size.height)
-            for note in backend.notes:
-                tell(note)
+            try:
+                backend.prepare(size.width, size.height)
+            finally:
+                for note in backend.notes:
+                    tell(note)
             return frames_per_second(backend.submit, backend.in_flight, frame, seconds)
 
     graph = model.graph(form, precision)
     require_countable(graph, EngineShape.of(size), "TensorRT")
     most = tensor_limit(graph, model.spec.scale).most_pixels
     with open_device(device, given.binding) as gpu:
-        offered = candidates(graphs=gpu.captures)
+        offered = candidates(graphs=gpu.captures, pixels=size.pixels)
         rings = [ring for ring in offered if ring.batch * size.pixels <= most]
+
+    def must_build(batch: int) -> bool:
+        with opened(RingOptions(batch=batch)) as backend:
+            return backend.must_build(size.width, size.height)
+
+    batches = [batch for batch in sorted({ring.batch for ring in rings}) if must_build(batch)]
+    if batches:
+        counts = " and ".join(map(str, batches))
+        tell(f"Engines that will be built, minutes each: {len(batches)}, for {counts} at once.")
     best, measured = best_of(measure, rings, on_measured)
     with opened(best) as backend:
         assert isinstance(backend, TensorRtBackend)

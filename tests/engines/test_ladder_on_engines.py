@@ -14,14 +14,17 @@ from tensorrt_standin import INSTALLED, StandIn
 from video_clips import make_clip
 
 from srtrt.cli import main
-from srtrt.errors import DeviceLostError, ParityError
+from srtrt.errors import BackendError, DeviceLostError, ParityError
+from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions
+from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions, tune_backend
 from srtrt.runtime.engines.cache import EngineCache
+from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.engines.record import EngineRecord
 from srtrt.runtime.engines.tried import Attempt, way
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import form_inputs, read_pictures
+from srtrt.runtime.session import open_session
 
 Open = Callable[..., TensorRtBackend]
 
@@ -166,6 +169,58 @@ def test_an_engine_that_breaks_the_gpu_ends_the_process(
         standin.machine._dead = None  # type: ignore[attr-defined]
     with opened() as backend:
         np.testing.assert_array_equal(backend.infer(FRAME)["rgb_x4"], expected(model))
+    assert len(standin.builds) == 3
+
+
+def test_auto_goes_on_without_a_gpu_that_broke(
+    standin: StandIn, user_cache: EngineCache, model: Path
+) -> None:
+    standin.sticky_for = lambda _: True
+    with open_session(model=str(model), form="rgb8") as session:
+        assert "tensorrt" in session.description
+        found = session.infer(FRAME)["rgb_x4"]
+        assert "(cuda:0)" not in session.description
+        assert any("may not be able to use the GPU any more" in note for note in session.notes)
+    assert np.abs(found.astype(int) - expected(model)).max() <= 2
+    with (
+        open_session(model=str(model), form="rgb8", backend="tensorrt") as session,
+        pytest.raises(DeviceLostError),
+    ):
+        session.infer(FRAME)
+
+
+def test_auto_goes_on_where_a_gpu_cannot_be_opened(
+    standin: StandIn, user_cache: EngineCache, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise BackendError("CUDA: the driver does not answer.")
+
+    monkeypatch.setattr(backend_module, "open_device", broken)
+    with open_session(model=str(model), form="rgb8") as session:
+        assert "tensorrt" not in session.description
+        assert "tensorrt on cuda:0 is not used: CUDA: the driver does not answer." in session.notes
+    for explicit in ({"backend": "tensorrt"}, {"device": "cuda:0"}):
+        with pytest.raises(BackendError, match="the driver does not answer"):
+            open_session(model=str(model), form="rgb8", **explicit)  # type: ignore[arg-type]
+
+
+def test_tune_says_first_what_it_will_build(
+    standin: StandIn, user_cache: EngineCache, model: Path
+) -> None:
+    notes = list[str]()
+
+    def tune() -> None:
+        notes.clear()
+        tune_backend(
+            find_model(str(model)), InputSize(width=32, height=24), form="rgb8", device="cuda:0",
+            precision="fp16", seconds=0.0, on_note=notes.append,
+        )  # fmt: skip
+
+    tune()
+    assert notes[0] == "Engines that will be built, minutes each: 3, for 1 and 2 and 4 at once."
+    assert len(standin.builds) == 3
+    tune()
+    assert not any("will be built" in note for note in notes)
     assert len(standin.builds) == 3
 
 
