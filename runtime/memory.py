@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,9 @@ MEMORY_VARIABLE = "SRTRT_MEMORY_LIMIT"
 
 _SHARE = 0.5
 """Share of the free memory that is taken without asking."""
+
+_UNKNOWN = 4 << 30
+"""Bytes that are taken to be free on a GPU that cannot be asked."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -50,18 +54,21 @@ def _cuda_free(device: str) -> int:
 
     index = int(device.partition(":")[2] or 0)
     free, total, context = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_void_p()
+    handle = ctypes.c_int()
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-        handle = ctypes.c_int()
-        calls_succeeded = (
-            driver.cuInit(0) == 0
-            and driver.cuDeviceGet(ctypes.byref(handle), index) == 0
-            and driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle) == 0
-            and driver.cuCtxPushCurrent_v2(context) == 0
-            and driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
-        )
-        driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
-        driver.cuDevicePrimaryCtxRelease_v2(handle)
     except OSError:
-        calls_succeeded = False
-    return free.value if calls_succeeded else 4 << 30
+        return _UNKNOWN
+    with ExitStack() as undo:
+        # Only what was pushed may be popped: the caller's own context may lie beneath.
+        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), index):
+            return _UNKNOWN
+        if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle):
+            return _UNKNOWN
+        undo.callback(driver.cuDevicePrimaryCtxRelease_v2, handle)
+        if driver.cuCtxPushCurrent_v2(context):
+            return _UNKNOWN
+        undo.callback(driver.cuCtxPopCurrent_v2, ctypes.byref(ctypes.c_void_p()))
+        if driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)):
+            return _UNKNOWN
+        return free.value
