@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
+from compare_video import compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tensorrt_standin import StandIn
+from video_clips import make_clip
 
 import srtrt
+from srtrt.cli import main
 from srtrt.errors import BackendError, ParityError, SrtrtError, UsageError
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.execution import LoadedEngine
@@ -303,3 +308,49 @@ def test_a_folder_goes_on_with_the_next_backend(
     assert [result.error for result in results] == [None] * len(SIZES)
     assert watcher.session is not None
     assert sum("is not used" in note for note in watcher.session.notes) == 1
+
+
+def test_a_video_goes_on_with_the_next_backend_and_says_so(
+    standin: StandIn, user_cache: EngineCache, tiny_graphs: dict[str, Path], tmp_path: Path
+) -> None:
+    standin.shift = 9
+    clip, report = make_clip(tmp_path / "in.mp4"), tmp_path / "report.json"
+    graph = tiny_graphs["rgb8-fp32"]
+    arguments = ["upscale-video", clip, "--model", graph, "--preset", "ultrafast", "--json", report]
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("computes instead of tensorrt-rtx fp16 (cuda:0)") == 1
+    written = json.loads(report.read_text())
+    assert "tensorrt" not in written["network"] + written["engine_reason"]
+    failed = [each for each in compare(clip, tmp_path / "in_x4.mp4") if not each.ok]
+    assert not failed, failed
+
+
+def test_an_engine_that_cannot_be_counted_is_refused_before_it_is_built(
+    standin: StandIn, user_cache: EngineCache, tiny_checkpoint: Path
+) -> None:
+    arguments = ["export", tiny_checkpoint, "--format", "tensorrt-rtx", "--io", "rgb8"]
+    arguments += ["--precision", "fp32", "--shape", "64x64:64x64:9000x9000"]
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 2, done.output
+    assert "2^31 elements or more, which TensorRT-RTX does not compute" in done.output
+    assert standin.builds == []
+
+
+def test_tuning_leaves_out_batches_that_cannot_be_counted(
+    standin: StandIn,
+    user_cache: EngineCache,
+    tiny_graphs: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = onnx.load(tiny_graphs["rgb8-fp32"])
+    monkeypatch.setattr(
+        "srtrt.runtime.tensor_limit.MOST_ELEMENTS",
+        int(tensor_limit(graph, 4).per_pixel * 32 * 24 * 3),
+    )
+    arguments = ["tune", str(tiny_graphs["rgb8-fp32"]), "--shape", "32x24", "--seconds", "0"]
+    done = CliRunner().invoke(main, [*arguments, "--io", "rgb8", "--precision", "fp32"])
+    assert done.exit_code == 0, done.output
+    assert "batch 2" in done.stdout
+    assert "batch 4" not in done.stdout
+    assert sorted(set(standin.builds)) == ["2x32x24", "32x24"]
