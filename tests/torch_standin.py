@@ -115,6 +115,8 @@ class Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
+        if getattr(_local, "on_gpu", False):
+            return func(*args, **named)
         if func.overloadpacket.__name__ in _PRODUCTS:
             note_settings()
         _machine().events.append("kernel")
@@ -122,6 +124,16 @@ class Kernels(TorchDispatchMode):
         results = args[0] if written else func(*args, **named)
         self.waiting.append((func, args, named, None if written else results))
         return results
+
+
+@contextmanager
+def _on_gpu() -> Iterator[None]:
+    """Around what the GPU does, in whatever thread: nothing of it is given to a stream again."""
+    before, _local.on_gpu = getattr(_local, "on_gpu", False), True
+    try:
+        yield
+    finally:
+        _local.on_gpu = before
 
 
 def flush() -> None:
@@ -138,7 +150,7 @@ def flush() -> None:
     def run() -> None:
         for address, nbytes in uses:
             machine.gpu.view(address, nbytes)
-        with torch.inference_mode():
+        with torch.inference_mode(), _on_gpu():
             for function, arguments, named, results in kernels:
                 again = function(*arguments, **named)
                 for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
