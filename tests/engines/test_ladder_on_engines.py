@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,23 @@ def test_tune_says_first_what_it_will_build(
     tune()
     assert not any("will be built" in note for note in notes)
     assert len(standin.builds) == 3
+
+
+def test_tune_measures_on_the_gpu_that_was_asked_for(
+    standin: StandIn, user_cache: EngineCache, model: Path
+) -> None:
+    standin.gpus["cuda:1"] = replace(GPU, name="NVIDIA Other")
+    done = CliRunner().invoke(
+        main,
+        ["tune", str(model), "--shape", "32x24", "--io", "rgb8", "--seconds", "0",
+         "--device", "cuda:1"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert set(standin.opened) == {"cuda:1"}
+    records = [entry.record for entry in user_cache.entries()]
+    assert {record.verified_on["gpu"] for record in records if record and record.verified_on} == {
+        "NVIDIA Other"
+    }
 
 
 @pytest.mark.parametrize("standin", ["tensorrt 10.16"], indirect=True)
