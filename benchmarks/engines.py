@@ -13,9 +13,11 @@ from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.backends.options import choose_options
 from srtrt.runtime.backends.tensorrt import flavour_capability
 from srtrt.runtime.cuda import installed_binding
+from srtrt.runtime.cuda_packages import cuda_python_line
 from srtrt.runtime.engines import gpu
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.nvidia import no_gpu
 from srtrt.runtime.parity import reference_backend
 from srtrt.runtime.ring import RingOptions
 from srtrt.runtime.select import choose, require_device
@@ -76,7 +78,7 @@ ENGINES: Mapping[str, Engine] = {
     **_family("torch-cuda-captured", "torch", _REDUCED, "graph=true"),
     **_family("torch-cuda-compiled", "torch", _REDUCED, "graph=true", "compile=true"),
     **_family("onnxruntime-cuda", "onnxruntime", ("fp32", "fp16")),
-    **_family("onnxruntime-tensorrt", "onnxruntime-tensorrt", ("fp32", "fp16")),
+    **_family("onnxruntime-tensorrt", "onnxruntime-tensorrt", ("fp16",)),
     **_family("tensorrt", "tensorrt", PRECISIONS, "product=tensorrt", flavour="tensorrt"),
     **_family(
         "tensorrt-rtx", "tensorrt", PRECISIONS, "product=tensorrt-rtx", flavour="tensorrt-rtx"
@@ -134,13 +136,14 @@ def _offer(engine: Engine, model: Model, place: str) -> Offer:
     device = place if engine.on_gpu else "cpu"
     facts = {"engine": engine.name, "device": device}
     problem = _lacking(engine, model)
-    if problem is None and engine.on_gpu and gpu.gpu_facts(place) is None:
-        problem = "no NVIDIA GPU with a driver was found"
+    found = gpu.gpu_facts(place) if problem is None and engine.on_gpu else None
+    if problem is None and engine.on_gpu and found is None:
+        problem = no_gpu()
     if problem is not None:
         return Offer(**facts, usable=False, reason=problem)
     capability = _capability(engine, place)
-    if engine.on_gpu and capability.usable and installed_binding() is None:
-        problem = "measuring on a GPU needs cuda-python: pip install cuda-python"
+    if found is not None and capability.usable and installed_binding() is None:
+        problem = f"measuring on a GPU needs cuda-python: {cuda_python_line(found)}"
     elif not capability.usable:
         problem = capability.reason.rstrip(".")
     elif engine.precision not in capability.precisions:

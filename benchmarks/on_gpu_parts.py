@@ -20,7 +20,9 @@ from srtrt.benchmarks.sample_clip import make_clip
 from srtrt.errors import SrtrtError, install_hint
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.cuda import installed_binding
+from srtrt.runtime.cuda_packages import cuda_python_line
 from srtrt.runtime.engines import gpu
+from srtrt.runtime.nvidia import no_gpu
 from srtrt.spec import PRECISIONS
 
 CPU = "cpu"
@@ -124,8 +126,7 @@ class Part:
 def _gpu(setting: Setting) -> str | None:
     if not setting.on_gpu:
         return "it needs an NVIDIA GPU, and this is a rehearsal on the CPU"
-    there = gpu.gpu_facts(setting.device) is not None
-    return None if there else "no NVIDIA GPU with a driver was found"
+    return None if gpu.gpu_facts(setting.device) is not None else no_gpu()
 
 
 def _torch(setting: Setting) -> str | None:
@@ -139,7 +140,8 @@ def _torch(setting: Setting) -> str | None:
     )
     if not cuda.usable:
         return cuda.reason.rstrip(".")
-    return None if installed_binding() else "cuda-python is not installed: pip install cuda-python"
+    facts = None if installed_binding() else gpu.gpu_facts(setting.device)
+    return f"cuda-python is not installed: {cuda_python_line(facts)}" if facts else None
 
 
 def _tests(setting: Setting) -> str | None:

@@ -138,7 +138,7 @@ def best_of(
     """The fastest ring; of those within two percent of it, the simplest.
 
     A ring that does not fit into memory, or whose engine is wrong, is left out; so are those with
-    as many streams and frames or more, which would take minutes to fail.
+    as many streams, frames and graphs or more, which would take minutes to fail.
 
     Args:
         measure: frames per second of a ring.
@@ -176,7 +176,8 @@ def best_of(
 
 
 def _takes_less(ring: RingOptions, other: RingOptions) -> bool:
-    return ring.batch <= other.batch and ring.streams <= other.streams
+    """Whether a ring takes no more memory than another; recorded graphs take some, too."""
+    return ring.batch <= other.batch and ring.streams <= other.streams and ring.graph <= other.graph
 
 
 def choice_path(cache: EngineCache, key: EngineKey) -> Path:
