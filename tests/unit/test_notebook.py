@@ -59,14 +59,11 @@ def test_its_cells_compile(name: str) -> None:
     compile(as_python(code_cells()[name]), name, "exec")
 
 
-def test_it_names_no_repository_and_only_extras_there_are() -> None:
+def test_it_names_no_repository() -> None:
     settings: dict[str, Any] = {}
     exec(code_cells()["settings"], settings)
-    assert settings["REPOSITORY"] == ""
+    assert (settings["REPOSITORY"], settings["EXTRAS"]) == ("", "")
     assert "://" not in NOTEBOOK.read_text()
-    pyproject = (REPOSITORY / "pyproject.toml").read_text()
-    extras = re.findall(r"^(\w+) = \[", pyproject.split("optional-dependencies]")[1], re.M)
-    assert set(settings["EXTRAS"].split(",")) <= set(extras)
 
 
 @pytest.fixture
@@ -80,10 +77,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         f'#!/bin/sh\nif [ "$2" = pip ]; then echo "$*" >> {log}; exit 0; fi\n'
         f'exec {sys.executable} "$@"\n'
     )
-    smi = "#!/bin/sh\nexit 9\n"
-    for name, text in (("git", git), ("python", python), ("nvidia-smi", smi)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
+    for name, text in (("git", git), ("python", python), ("nvidia-smi", "#!/bin/sh\nexit 9\n")):
+        program(programs / name, text)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "executable", str(programs / "python"))
     work = tmp_path / "work"
@@ -93,7 +88,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def shell(line: str) -> None:
         subprocess.run(["bash", "-c", line], check=False)
 
-    return {"shell": shell, "__name__": "__main__"}
+    return {"shell": shell, "__name__": "__main__", "programs": programs}
+
+
+def program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def run_cells(machine: dict[str, Any], **settings: str) -> None:
@@ -111,11 +111,33 @@ def test_it_leaves_one_file_to_send_back(
     assert "There is no NVIDIA GPU here" in output
     clone, install = (tmp_path / "log").read_text().splitlines()
     assert clone == f"git clone --quiet --depth 1 --branch main {REPOSITORY} srtrt-source"
-    assert install == "-m pip install --quiet --editable ./srtrt-source[gpu,rtx,train,test]"
+    assert install == "-m pip install --quiet --editable ./srtrt-source[gpu-cu12,train,test]"
     report = json.loads(Path("on-gpu.json").read_text())
     assert [part["state"] for part in report["parts"]] == ["ran"]
     assert "doctor" in output
     assert f"Send this file back: {Path('on-gpu.json').resolve()}" in output
+
+
+@pytest.mark.parametrize(
+    ("driver", "pytorch", "extras"),
+    [
+        ("580.65.06", "13.0", "gpu,rtx,train,test"),
+        ("595.10", "", "gpu,rtx,train,test"),
+        ("580.65.06", "12.8", "gpu-cu12,train,test"),
+        ("550.54.15", "", "gpu-cu12,train,test"),
+    ],
+)
+def test_it_installs_what_fits_the_driver_and_pytorch(
+    driver: str, pytorch: str, extras: str, machine: dict[str, Any]
+) -> None:
+    program(machine["programs"] / "nvidia-smi", f"#!/bin/sh\necho {driver}\necho {driver}\n")
+    program(machine["programs"] / "python", f"#!/bin/sh\necho {pytorch}\n")
+    for source in list(code_cells().values())[:2]:
+        exec(as_python(source), machine)
+        machine["REPOSITORY"] = "somewhere"
+    assert machine["EXTRAS"] == extras
+    known = (REPOSITORY / "pyproject.toml").read_text().split("optional-dependencies]")[1]
+    assert all(re.search(rf"^{name} = \[", known, re.M) for name in extras.split(","))
 
 
 def test_it_says_what_is_missing(machine: dict[str, Any]) -> None:
