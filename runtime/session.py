@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from srtrt.errors import (
     BackendError,
+    DeviceLostError,
     DeviceMemoryError,
     ModelError,
     PackageError,
@@ -45,6 +46,10 @@ class Opened:
     """What was asked of it."""
 
 
+Successors = Generator[Opened, SrtrtError | None, None]
+"""Opens the next backend, sent the error of the last."""
+
+
 class Session:
     """Computes whole pictures, in tiles where they do not fit into memory.
 
@@ -66,7 +71,7 @@ class Session:
         scale: int,
         tile: str | int,
         any_size: bool = False,
-        successors: Iterator[Opened] | None = None,
+        successors: Successors | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
         """Wraps an opened backend, which is closed with the session.
@@ -79,14 +84,14 @@ class Session:
             any_size: whether pictures of many sizes will come, so that one engine of tiles, where
                 engines are built, is better than one for each size.
             successors: opens, in turn, what takes the place of a backend that turns out to be
-                unusable before the first picture.
+                unusable before the first picture; is sent why it is.
             on_note: told a sentence before an engine is built.
 
         Raises:
             UsageError: if ``tile`` is none of these.
         """
         self._radius, self._any_size = radius, any_size
-        self._successors, self._tell = successors or iter(()), on_note or (lambda _: None)
+        self._successors, self._tell = successors, on_note or (lambda _: None)
         self._asked = TileWish.parse(tile)
         self._started = False
         self.scale = scale
@@ -163,8 +168,11 @@ class Session:
 
     def _replace(self, error: SrtrtError) -> bool:
         """Goes on with the next backend; False if there is none, or pictures were computed."""
-        following = None if self._started else next(self._successors, None)
-        if following is None:
+        if self._started or self._successors is None:
+            return False
+        try:
+            following = self._successors.send(error)
+        except StopIteration:
             return False
         unused, notes = self._backend, self.notes
         self.output_check.close()
@@ -359,20 +367,20 @@ def open_session(
     )
 
 
-def _openable(
-    open_choice: Callable[[Choice], Opened], offers: Iterator[Choice]
-) -> Iterator[Opened]:
+def _openable(open_choice: Callable[[Choice], Opened], offers: Iterator[Choice]) -> Successors:
     """Those of the offers that can be opened with the options that were given, in turn.
 
-    What cannot is told by the next that can.
+    What cannot is told by the next that can. After a GPU was lost, none is used.
 
     Raises:
         SrtrtError: if the first cannot be opened. Is it on a GPU, whose driver and libraries may
             be broken, only if no other can.
     """
     failure: SrtrtError | None = None
-    unused, opened_any = list[str](), False
+    unused, opened_any, lost = list[str](), False, False
     for position, choice in enumerate(offers):
+        if lost and choice.device.startswith("cuda"):
+            continue
         try:
             asked = choice if position == 0 else replace(choice, why="the next best here")
             opened = open_choice(asked)
@@ -382,12 +390,12 @@ def _openable(
             )
             if position == 0 and not broken:
                 raise
-            failure = failure or error
+            failure, lost = failure or error, lost or isinstance(error, DeviceLostError)
             unused.append(f"{choice.backend} on {choice.device} is not used: {error}")
             continue
         opened.backend.notes[:0], unused = unused, []
         opened_any = True
-        yield opened
+        lost = isinstance((yield opened), DeviceLostError)
     if failure is not None and not opened_any:
         raise failure
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from srtrt import __version__
 from srtrt.errors import (
     BackendError,
+    DeviceLostError,
     DeviceMemoryError,
     OutputError,
     ParityError,
@@ -74,6 +76,7 @@ def open_verified(
         ParityError: if an explicit precision misses its gate here, with the figures.
         BackendError: if it cannot be computed here at all.
         DeviceMemoryError: if memory ran out.
+        DeviceLostError: if the GPU failed, after which no further precision is tried on it.
     """
     notes: list[str] = []
     for position, precision in enumerate((choice.precision, *choice.otherwise)):
@@ -81,8 +84,9 @@ def open_verified(
         opened = open_in(precision)
         try:
             verdict = verify(opened, tell) if needs_verification(opened) else None
-        except DeviceMemoryError:
-            opened.close()
+        except (DeviceMemoryError, DeviceLostError):
+            with suppress(BackendError):  # a device that failed refuses
+                opened.close()
             raise
         except BackendError as error:
             opened.close()

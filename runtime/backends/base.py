@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from srtrt.errors import (
     BackendError,
+    DeviceLostError,
     DeviceMemoryError,
     ModelError,
     SrtrtError,
@@ -21,6 +22,7 @@ from srtrt.errors import (
     first_line,
 )
 from srtrt.packages import untried
+from srtrt.runtime.cuda.device import is_lost
 from srtrt.runtime.layouts import form_layouts, input_size
 from srtrt.runtime.models import Model
 from srtrt.runtime.ring import Arrays, Pending, RingOptions, StageTimes
@@ -282,7 +284,8 @@ class Backend(ABC):
             text = str(error)
             if any(sign in text.lower() for sign in _MEMORY_SIGNS):
                 raise DeviceMemoryError(f"{self.description}: out of memory.") from error
-            raise BackendError(
+            failed = DeviceLostError if self.device != "cpu" and is_lost(text) else BackendError
+            raise failed(
                 f"{self.description} failed: {first_line(error) or 'no message'}"
             ) from error
 

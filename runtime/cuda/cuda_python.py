@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError, MissingPackageError
+from srtrt.errors import BackendError, DeviceLostError, DeviceMemoryError, MissingPackageError
 from srtrt.runtime.cuda.device import (
     Device,
     DeviceMemory,
@@ -19,6 +19,7 @@ from srtrt.runtime.cuda.device import (
     HostMemory,
     Resource,
     Stream,
+    is_lost,
 )
 
 
@@ -150,7 +151,7 @@ class _Calls:
         message = f"cuda{name}: {text.decode() if isinstance(text, bytes) else text}"
         if error == self._runtime.cudaError_t.cudaErrorMemoryAllocation:
             raise DeviceMemoryError(f"GPU memory ran out ({message}).")
-        raise BackendError(f"CUDA failed ({message}).")
+        raise (DeviceLostError if is_lost(message) else BackendError)(f"CUDA failed ({message}).")
 
 
 class _Owned:

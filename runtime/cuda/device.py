@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,6 +10,19 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+_LOST = re.compile(
+    r"illegal (memory access|instruction)|misaligned address|unspecified launch failure"
+    r"|invalid program counter|hardware stack error|device-side assert|uncorrectable ecc"
+    r"|launch timed out|operation not supported on global/shared address space",
+    re.IGNORECASE,
+)
+"""CUDA's words for errors that every later call of the process gives again."""
+
+
+def is_lost(message: str) -> bool:
+    """Whether an error is one after which this process cannot use the GPU any more."""
+    return bool(_LOST.search(message))
 
 
 class Resource(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError
+from srtrt.errors import BackendError, DeviceLostError, DeviceMemoryError
 from srtrt.packages import unusable
 from srtrt.runtime.cuda.device import (
     Device,
@@ -19,6 +19,7 @@ from srtrt.runtime.cuda.device import (
     HostMemory,
     Resource,
     Stream,
+    is_lost,
 )
 
 _NON_BLOCKING = 1
@@ -124,7 +125,8 @@ class _Calls:
         except self.driver.MemoryError as error:
             raise DeviceMemoryError(f"GPU memory ran out ({error}).") from error
         except self.driver.Error as error:
-            raise BackendError(f"CUDA failed ({error}).") from error
+            failed = DeviceLostError if is_lost(str(error)) else BackendError
+            raise failed(f"CUDA failed ({error}).") from error
 
 
 class _Owned:

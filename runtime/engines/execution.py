@@ -9,8 +9,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, DeviceMemoryError, OutputError, forget_frames
-from srtrt.runtime.cuda.device import Device, DeviceMemory, Stream
+from srtrt.errors import (
+    BackendError,
+    DeviceLostError,
+    DeviceMemoryError,
+    OutputError,
+    forget_frames,
+)
+from srtrt.runtime.cuda.device import Device, DeviceMemory, Stream, is_lost
 from srtrt.runtime.engines.flavour import (
     Flavour,
     is_out_of_memory,
@@ -153,6 +159,8 @@ class LoadedEngine:
         """The error for a call of TensorRT that failed, with what its log says of it."""
         reason = " / ".join(self._listener.problems[:3]) or "it gave no reason"
         text = f"{self._flavour.label} {what}: {reason}"
+        if is_lost(reason):
+            return DeviceLostError(text)
         return DeviceMemoryError(text) if is_out_of_memory(reason) else BackendError(text)
 
     def _require_tensors(self) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -17,9 +17,9 @@ from support import REPOSITORY
 
 import srtrt
 from srtrt.cli import main
-from srtrt.errors import BackendError, ParityError
+from srtrt.errors import BackendError, DeviceLostError, ParityError
 from srtrt.processor import Processor
-from srtrt.runtime import verified
+from srtrt.runtime import select, verified
 from srtrt.runtime.backends import BACKENDS, backend_class
 from srtrt.runtime.backends.base import Capability
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -341,3 +341,55 @@ def test_a_graph_without_a_float32_one_is_verified_too(
     assert len(told) == 1
     (record,) = (tmp_path / "verified").glob("*.json")
     assert json.loads(record.read_text())["parity"]["lost_db"] < 0.1
+
+
+class LostGpu(Standin):
+    """Breaks the GPU in some precisions, and would hide it in the others."""
+
+    name = "lost"
+    tried: ClassVar[list[str]] = []
+    breaks = "infer"
+
+    def __init__(self, model: Model, *, device: str, precision: Precision, **named: Any) -> None:
+        self.tried.append(precision)
+        if self.breaks == "open" and precision == "bf16":
+            raise DeviceLostError("CUDA failed: an illegal memory access was encountered.")
+        super().__init__(model, device="cpu", precision=precision, **named)
+        self.device = device
+
+    @classmethod
+    def capabilities(cls) -> Sequence[Capability]:
+        return [Capability(device="cuda:0", precisions=("bf16", "fp32"), reason="for the tests")]
+
+    def _infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if self.precision == "bf16":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super()._infer(inputs)
+
+
+@pytest.mark.parametrize("breaks", ["infer", "open"])
+def test_no_precision_is_tried_on_a_gpu_that_was_lost(
+    breaks: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = backend_class_of(monkeypatch, breaks)
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        opened(backend="lost")
+    assert kind.tried == ["bf16"]
+    kind.tried.clear()
+    monkeypatch.setitem(BACKENDS, "second", BACKENDS["lost"])
+    order = [("lost", "cuda"), ("second", "cuda"), ("standin", "cpu")]
+    monkeypatch.setattr(select, "AUTO_ORDER", order)
+    session, _ = opened(backend="auto")
+    with session:
+        assert session.description == "fast on standin bf16 (cpu)"
+        assert any("lost on cuda:0 is not used: " in note for note in session.notes)
+    assert kind.tried == ["bf16"]
+
+
+def backend_class_of(monkeypatch: pytest.MonkeyPatch, breaks: str) -> type[LostGpu]:
+    monkeypatch.setitem(BACKENDS, "lost", f"{__name__}:LostGpu")
+    kind = backend_class("lost")
+    assert issubclass(kind, LostGpu)  # the module may have been imported by another name
+    monkeypatch.setattr(kind, "tried", [])
+    monkeypatch.setattr(kind, "breaks", breaks)
+    return kind
