@@ -256,7 +256,8 @@ class Session:
         if self.nbytes > machine.memory_left:
             raise RuntimeError(machine.no_memory)
         if "user_compute_stream" in found:
-            assert found.get("do_copy_in_default_stream", True), "copies would not wait for kernels"
+            if not found.get("do_copy_in_default_stream", True):
+                machine.gpu.violate("copies of a session do not wait for its kernels")
             stream = found["user_compute_stream"]
             self.ends.append(machine.gpu.hold(stream, "a session on it"))
             self.streams.add(stream)
@@ -321,6 +322,10 @@ class Binding:
 
     def _at(self, address: int, kind: Any, shape: Any) -> None:
         nbytes = int(np.prod(shape)) * np.dtype(kind).itemsize
+        if not self.session.streams:
+            self.session.machine.gpu.violate(
+                "a session on a stream of its own uses a ring's memory"
+            )
         self.session.machine.gpu.view(address, nbytes)
         self.uses.append((address, nbytes))
 

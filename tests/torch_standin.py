@@ -48,6 +48,10 @@ class TorchGpu:
     ended: list[Any] = field(default_factory=list)
     """Pools for which allocating was ended by hand."""
     graphs: weakref.WeakSet[Graph] = field(default_factory=weakref.WeakSet)
+    uploading: bool = False
+    """Whether weights may still be on their way, on the default stream."""
+    kept_pools: int = 0
+    """Graphs that were freed, whose memory PyTorch still keeps from others."""
     external: dict[int, int] = field(default_factory=dict)
     """Memory that is not PyTorch's: bytes by address."""
 
@@ -143,6 +147,8 @@ def flush() -> None:
     if stream is None or not kernels:
         return
     _local.kernels.waiting = []
+    if machine.uploading:
+        machine.gpu.violate("kernels read weights that nobody waited for")
     tensors = [each for _, args, _, _ in kernels for each in args if isinstance(each, torch.Tensor)]
     found = {each.data_ptr() for each in tensors} & machine.external.keys()
     uses = [(address, machine.external[address]) for address in found]
@@ -167,7 +173,7 @@ class Graph:
     def __init__(self) -> None:
         self.stream: ExternalStream | None = None
         self.executable: int | None = None
-        machine = _machine()
+        self.machine = machine = _machine()
         machine.graphs.add(self)
         self.release: Callable[[], None] = lambda: None
 
@@ -199,10 +205,11 @@ class Graph:
             _machine().gpu.launch(self.executable, self.stream.cuda_stream)
 
     def __del__(self) -> None:
-        machine = _machine()
+        machine = self.machine
         machine.events.append("graph freed")
         self.release()
         if self.executable is not None:
+            machine.kept_pools += 1
             with suppress(RefusedError):
                 machine.gpu.end_graph(self.executable, Executable)
 
@@ -232,13 +239,23 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu) -> TorchGpu:
 
     def synchronize(device: Any = None) -> None:
         machine.events.append("synchronize")
+        machine.uploading = False
+
+    def empty_cache() -> None:
+        machine.events.append("empty_cache")
+        machine.kept_pools = 0
+
+    def graph_pool_handle() -> tuple[int, int]:
+        if machine.kept_pools:
+            gpu.violate("memory of graphs that are gone is kept from those that come")
+        return 0, next(pools)
 
     acts: dict[str, Callable[..., Any]] = {
         "ExternalStream": ExternalStream,
         "stream": OnStream,
         "CUDAGraph": Graph,
-        "graph_pool_handle": lambda: (0, next(pools)),
-        "empty_cache": lambda: machine.events.append("empty_cache"),
+        "graph_pool_handle": graph_pool_handle,
+        "empty_cache": empty_cache,
         "synchronize": synchronize,
     }
     for name, act in acts.items():
@@ -292,6 +309,7 @@ def _place_on_host(monkeypatch: pytest.MonkeyPatch, machine: TorchGpu) -> None:
     def to(self: Any, *arguments: Any, **named: Any) -> Any:
         if any(str(each).startswith("cuda") for each in arguments):
             machine.events.append("cast")
+            machine.uploading = True
         arguments = tuple("cpu" if str(each).startswith("cuda") else each for each in arguments)
         return real.to(self, *arguments, **named)
 

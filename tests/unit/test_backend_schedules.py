@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,14 +17,16 @@ import torch_standin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srtrt.errors import DeviceMemoryError
-from srtrt.runtime.backends import onnxruntime_gpu
+from srtrt.errors import BackendError, DeviceMemoryError
+from srtrt.runtime.backends import onnxruntime as ort_module
+from srtrt.runtime.backends import onnxruntime_gpu, torch_streams
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeOptions
 from srtrt.runtime.backends.torch import TorchBackend, TorchOptions
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.runtime.ring import RingOptions
+from srtrt.runtime.slots import Slot
 
 PICTURE = read_pictures()[0]
 SIZES = [(12, 8), (8, 10)]
@@ -61,8 +64,37 @@ def one_by_one(checkpoint: Path, size: int, number: int) -> tuple[dict[str, Any]
         return frame, backend.infer(frame)
 
 
-def run(schedule: dict[str, Any], checkpoint: Path, graph: Path) -> str:
-    """Runs one; how it ended."""
+def kept(patch: pytest.MonkeyPatch) -> list[Any]:
+    """All executors, which somebody may hold longer than they are open."""
+    found: list[Any] = []
+    for network in (torch_streams.TorchNetwork, ort_module._OrtNetwork):
+        opens = network.executor
+
+        def executor(self: Any, stream: Any, opens: Any = opens) -> Any:
+            found.append(opens(self, stream))
+            return found[-1]
+
+        patch.setattr(network, "executor", executor)
+    return found
+
+
+Mutant = Callable[[pytest.MonkeyPatch], None]
+
+
+def run(
+    schedule: dict[str, Any], checkpoint: Path, graph: Path, mutant: Mutant | None = None
+) -> str:
+    """Runs one; how it ended. Nothing is freed by chance: not by collecting, nor by forgetting."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return watched(schedule, checkpoint, graph, mutant)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def watched(schedule: dict[str, Any], checkpoint: Path, graph: Path, mutant: Mutant | None) -> str:
     onnxruntime_gpu.preload.cache_clear()
     for size in range(len(SIZES)):
         for number in range(3):
@@ -73,6 +105,9 @@ def run(schedule: dict[str, Any], checkpoint: Path, graph: Path) -> str:
         sessions = onnxruntime_standin.install(patch, Path(folder))
         sessions.gpu = gpu
         graphs = torch_standin.install(patch, gpu)
+        executors = kept(patch)
+        if mutant is not None:
+            mutant(patch)
         ring, common = schedule["ring"], {"form": "yuv420p8", "precision": "fp32"}
 
         def opened() -> Backend:
@@ -86,6 +121,8 @@ def run(schedule: dict[str, Any], checkpoint: Path, graph: Path) -> str:
         ended = used(opened, schedule, checkpoint)
         assert not sessions.alive
         assert not graphs.graphs
+        assert all(len(pools) == 1 and None not in pools for pools in graphs.pools.values())
+        assert executors or ended == "no memory"
         gpu.check()
         assert not gpu.counts["launch"] or schedule["refuse"] is None
     return ended
@@ -138,3 +175,108 @@ def test_backends_on_a_gpu_many_times(
     tiny_checkpoint: Path, tiny_graphs: dict[str, Path], schedule: dict[str, Any]
 ) -> None:
     run(schedule, tiny_checkpoint, tiny_graphs["yuv420p8-fp32"])
+
+
+def torch_left_open(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch_streams.TorchExecutor, "close", lambda self: None)
+
+
+def session_left_open(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ort_module._OrtExecutor, "close", lambda self: None)
+
+
+def binding_left(patch: pytest.MonkeyPatch) -> None:
+    """The session is let go, and a binding keeps it."""
+
+    def close(self: Any) -> None:
+        self._session = self._run_options = None
+
+    patch.setattr(ort_module._OrtExecutor, "close", close)
+
+
+def weights_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("torch.cuda.synchronize", lambda device=None: None)
+
+
+def pool_of_each_graph(patch: pytest.MonkeyPatch) -> None:
+    recorded = torch_streams.TorchExecutor._recorded
+
+    def alone(self: Any, launch: Any) -> Any:
+        self._pool = self._torch.cuda.graph_pool_handle()
+        return recorded(self, launch)
+
+    patch.setattr(torch_streams.TorchExecutor, "_recorded", alone)
+
+
+def pool_not_freed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch_streams.TorchExecutor, "close", lambda self: self._work.clear())
+
+
+def copies_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    options = OnnxRuntimeBackend._cuda_options
+    other = {"do_copy_in_default_stream": "0"}
+    patch.setattr(OnnxRuntimeBackend, "_cuda_options", lambda self, s: options(self, s) | other)
+
+
+def stream_of_its_own(patch: pytest.MonkeyPatch) -> None:
+    options = OnnxRuntimeBackend._device_options
+    patch.setattr(OnnxRuntimeBackend, "_device_options", lambda self, _: options(self, None))
+
+
+def without_binding(patch: pytest.MonkeyPatch) -> None:
+    def unbound(self: Any, number: int) -> None:
+        inputs = {e.name: np.zeros(e.shape, e.dtype) for e in self._layouts if e.is_input}
+        self._session.run(None, inputs)
+
+    patch.setattr(ort_module._OrtExecutor, "_run", unbound)
+
+
+def session_waits(patch: pytest.MonkeyPatch) -> None:
+    def run_waiting(self: Any, number: int) -> None:
+        self._session.run_with_iobinding(self._bindings[number], None)
+
+    patch.setattr(ort_module._OrtExecutor, "_run", run_waiting)
+
+
+def results_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Slot, "wait", lambda self: None)
+
+
+MUTANTS: list[tuple[str, Mutant]] = [
+    ("torch", torch_left_open),
+    ("torch", weights_not_waited_for),
+    ("torch", pool_of_each_graph),
+    ("torch", pool_not_freed),
+    ("torch", results_not_waited_for),
+    ("onnxruntime", session_left_open),
+    ("onnxruntime", binding_left),
+    ("onnxruntime", copies_elsewhere),
+    ("onnxruntime", stream_of_its_own),
+    ("onnxruntime", without_binding),
+    ("onnxruntime", session_waits),
+    ("onnxruntime", results_not_waited_for),
+]
+
+
+@pytest.mark.parametrize(
+    ("engine", "mutant"), MUTANTS, ids=lambda each: getattr(each, "__name__", each)
+)
+def test_schedules_find_what_is_wrong(
+    engine: str, mutant: Mutant, tiny_checkpoint: Path, tiny_graphs: dict[str, Path]
+) -> None:
+    schedule = {
+        "engine": engine,
+        "ring": RingOptions(streams=2, slots=3),
+        "refuse": None,
+        "allocations": None,
+        "actions": ["submit"] * 4 + ["collect", "size"] + ["submit"] * 4,
+    }
+    graph = tiny_graphs["yuv420p8-fp32"]
+
+    def several(seeds: int, mutant: Mutant | None) -> None:
+        for seed in range(seeds):
+            run({**schedule, "seed": seed}, tiny_checkpoint, graph, mutant)
+
+    several(3, None)
+    with pytest.raises((AssertionError, BackendError)):
+        several(10, mutant)
