@@ -54,6 +54,10 @@ def test_what_fails_spoils_nothing_else_and_is_not_tried_larger(
         assert (each.frames_per_second is not None) == (each.ring in good)
         assert (each.problem is None) == (each.ring in good)
     large = [ring for ring in tried if ring.streams * ring.batch > room]
-    for ring in large:  # none that takes as much as one that did not fit
-        others = [r for r in large if r != ring]
-        assert not any(r.streams <= ring.streams and r.batch <= ring.batch for r in others)
+    for place, ring in enumerate(large):  # none that takes as much as one that did not fit
+        assert not any(
+            before.streams <= ring.streams
+            and before.batch <= ring.batch
+            and before.graph <= ring.graph
+            for before in large[:place]
+        )

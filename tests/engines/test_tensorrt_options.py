@@ -31,12 +31,12 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def upscaled(picture: Path, model: Path, *options: str) -> Result:
+def upscaled(picture: Path, model: Path, *options: str, tile: str = "auto") -> Result:
     given = [f"--backend-option={option}" for option in options]
     report = picture.with_suffix(".json")
     return run(
         "upscale-image", picture, "--model", model, "--backend", "tensorrt", "--precision", "fp32",
-        "--overwrite", "--json", report, *given,
+        "--tile", tile, "--overwrite", "--json", report, *given,
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_the_ring_the_binding_and_the_folder_are_those_asked_for(
     assert done.exit_code == 0, done.output
     assert opened == [("cuda:0", "pycuda")]
     assert rings == [RingOptions(streams=1, slots=3, batch=2, graph=False)]
-    assert standin.builds == ["2x32x24"]
+    assert standin.builds == ["2x1x1:2x512x512:2x512x512"]
     assert len(EngineCache(folder).entries()) == 1
     report = json.loads(picture.with_suffix(".json").read_text())
     assert report["backend_options"] == {
@@ -171,9 +171,9 @@ def test_tuning_is_for_the_same_options_as_upscaling(
     unknown = run("tune", model, *size, "--backend-option", "threads=2")
     assert unknown.exit_code == 2
     assert "it is one of onnxruntime" in unknown.output
-    assert upscaled(picture, model, "tf32=true").exit_code == 0
+    assert upscaled(picture, model, "tf32=true", tile="none").exit_code == 0
     assert standin.builds == builds, "tuning built the engine"
-    other = upscaled(picture, model, "tf32=true", "streams=3", "slots=5")
+    other = upscaled(picture, model, "tf32=true", "streams=3", "slots=5", tile="none")
     assert "tune` is not used: other frames in flight were asked for" in other.stderr
 
 

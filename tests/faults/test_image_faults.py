@@ -35,6 +35,9 @@ class RepeatSession:
         self.notes: list[str] = []
         self.backend_options: dict[str, Any] = {}
 
+    def prepare(self, _width: int, _height: int) -> None:
+        pass
+
     def infer(self, inputs: Any) -> dict[str, np.ndarray]:
         if self.failure is not None:
             raise self.failure

@@ -125,7 +125,8 @@ def test_a_network_of_unknown_reach_is_computed_whole_and_said(
     with open_session(
         model=str(path), form="yuv420p8", backend="onnxruntime", device="cpu", tile="auto"
     ) as session:
-        assert session._plan(1, 2160, 3840).count == 1
+        large = {"y": np.zeros((1, 1, 2160, 3840), np.uint8)}
+        assert session.plan(large).count == 1
         assert any("are computed whole, never in tiles" in note for note in session.notes)
 
 
