@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from srtrt.errors import BackendError, ParityError, SrtrtError, UsageError
+from srtrt.errors import BackendError, EngineLoadError, ParityError, SrtrtError, UsageError
 from srtrt.runtime.backends.base import Backend, Capability
 from srtrt.runtime.cuda import Binding, installed_binding, open_device
 from srtrt.runtime.cuda_packages import beyond_driver, cuda_python_line
-from srtrt.runtime.engines.cache import EngineCache
+from srtrt.runtime.engines.cache import EngineCache, not_loaded
 from srtrt.runtime.engines.execution import LoadedEngine, run_engine
 from srtrt.runtime.engines.flavour import CURRENT, FLAVOURS, Flavour, flavour_of
 from srtrt.runtime.engines.gate import engine_gate, mosaics
@@ -172,6 +172,16 @@ class TensorRtBackend(Backend):
 
     def _network_for(self, size: InputSize) -> LoadedEngine:
         engine = self._provided(size)
+        try:
+            return self._loaded(engine, size)
+        except EngineLoadError as error:
+            if engine.note is not None:  # it was built just now
+                raise
+            # The error holds on to the frames in which TensorRT was started.
+            reason = not_loaded(error)
+        return self._loaded(self._provided_by(self._flavour, size, reason, engine), size)
+
+    def _loaded(self, engine: CachedEngine, size: InputSize) -> LoadedEngine:
         return LoadedEngine(
             engine.plan,
             form=self.form,
@@ -203,7 +213,13 @@ class TensorRtBackend(Backend):
         self._flavour = first
         raise ParityError(" ".join(problems))
 
-    def _provided_by(self, flavour: Flavour, size: InputSize) -> CachedEngine:
+    def _provided_by(
+        self,
+        flavour: Flavour,
+        size: InputSize,
+        because: str | None = None,
+        instead_of: CachedEngine | None = None,
+    ) -> CachedEngine:
         return provide_engine(
             self._graph,
             self._shape_for(size),
@@ -217,6 +233,8 @@ class TensorRtBackend(Backend):
             trust_engine=self.trust_engine,
             # What does not fit is divided by the session, which needs tiles of the size it asks.
             may_shrink=False,
+            because=because,
+            instead_of=instead_of,
             before_build=partial(require_reference, self.model),
             on_progress=self.on_build,
             on_note=self.notes.append,

@@ -20,6 +20,7 @@ from srtrt import __version__
 from srtrt.errors import (
     BackendError,
     DeviceMemoryError,
+    EngineLoadError,
     ParityError,
     UsageError,
 )
@@ -74,6 +75,7 @@ class EngineCache(EngineFolder):
         ladder: Ladder | None = None,
         trust_engine: bool = False,
         because: str | None = None,
+        instead_of: CachedEngine | None = None,
         on_note: Note | None = None,
     ) -> CachedEngine:
         """The engine of a key, built and verified first if there is none that can be used.
@@ -89,6 +91,8 @@ class EngineCache(EngineFolder):
             ladder: the ways to build it; by default that of the key, alone.
             trust_engine: use an engine that another user may have written.
             because: builds it anew even if it is intact, for this reason (a clause).
+            instead_of: the engine that the reason is about, which is removed; None builds anew
+                whatever is there.
             on_note: is told in a sentence what is done and why.
 
         Raises:
@@ -114,12 +118,23 @@ class EngineCache(EngineFolder):
         order = _Order(key=key, build=build, verify=verify, ladder=ladder, tell=tell)
         with locked(self.folder / f"{stem}.lock", on_wait=waiting):
             try:
-                if because is not None:
+                if because is not None and self._removed(instead_of):
                     raise UnusableError(because)
                 found = self._usable(key, trust_engine)
             except UnusableError as reason:
                 return self._build(order, str(reason))
             return self._told(self._judged(found, order), key, tell)
+
+    def _removed(self, engine: CachedEngine | None) -> bool:
+        """Removes an engine; False if another process put another in its place."""
+        if engine is None:
+            return True
+        with suppress(UnusableError):
+            now = EngineRecord.read(engine.path, trust=True)
+            if now.engine_sha256 != engine.record.engine_sha256:
+                return False
+        self.discard(engine.path)
+        return True
 
     def _usable(self, key: EngineKey, trust: bool) -> CachedEngine:
         """The best intact engine that suits: made for the size, known to pass here, fastest,
@@ -262,6 +277,9 @@ class EngineCache(EngineFolder):
             return self._build(order, f"the one that was there fails its gate ({error})")
         except DeviceMemoryError:
             raise
+        except EngineLoadError as error:
+            self.discard(found.path)
+            return self._build(order, not_loaded(error))
         except BackendError as error:
             tried.add(Attempt(**way(options), outcome="breaks", problem=str(error)))
             if tried.refusal(options) is not None:
@@ -297,6 +315,11 @@ class EngineCache(EngineFolder):
             if all(record.key.get(name) == parts[name] for name in same):
                 found.append((-len(differences(record.key, parts)), record.created, record))
         return max(found, key=lambda each: each[:2])[2] if found else None
+
+
+def not_loaded(error: EngineLoadError) -> str:
+    """Why an engine that is intact is built again, as a clause."""
+    return f"the one that was there cannot be loaded here ({str(error).rstrip('.')})"
 
 
 def _as_last(record: EngineRecord) -> Last | None:

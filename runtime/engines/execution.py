@@ -13,6 +13,7 @@ from srtrt.errors import (
     BackendError,
     DeviceLostError,
     DeviceMemoryError,
+    EngineLoadError,
     OutputError,
     forget_frames,
 )
@@ -66,7 +67,9 @@ class LoadedEngine:
             on_note: told in a sentence if that file was discarded or could not be written.
 
         Raises:
-            BackendError: if it does not fit this machine, or does not take such batches.
+            EngineLoadError: if it does not fit this machine.
+            BackendError: if it does not take such batches, or TensorRT cannot start.
+            DeviceLostError: if the GPU failed.
             DeviceMemoryError: if its weights do not fit into memory.
         """
         self._flavour, self._device = flavour, device
@@ -86,7 +89,7 @@ class LoadedEngine:
                 raise self.failure("cannot start")
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
-                raise self.failure("cannot load the engine")
+                raise self._not_loaded()
             self._require_tensors()
             if flavour.runtime_cache:
                 self._configure()
@@ -162,6 +165,14 @@ class LoadedEngine:
         if is_lost(reason):
             return DeviceLostError(text)
         return DeviceMemoryError(text) if is_out_of_memory(reason) else BackendError(text)
+
+    def _not_loaded(self) -> BackendError:
+        """The error for a plan that TensorRT refuses: another engine helps if the GPU works."""
+        error = self.failure("cannot load the engine")
+        if isinstance(error, (DeviceMemoryError, DeviceLostError)):
+            return error
+        self._device.device_memory(1).close()  # raises if the GPU does not answer any more
+        return EngineLoadError(str(error))
 
     def _require_tensors(self) -> None:
         """Checks that it has the tensors of the form, in the right types and sizes."""

@@ -17,6 +17,7 @@ from srtrt.errors import (
     BackendError,
     DeviceLostError,
     DeviceMemoryError,
+    EngineLoadError,
     ParityError,
     install_hint,
 )
@@ -173,6 +174,7 @@ class Climb:
 
         Raises:
             ParityError: if none passes, with every attempt.
+            EngineLoadError: if what was just built cannot be loaded.
             DeviceLostError: if one breaks while it runs.
             BackendError: if none can be built.
             DeviceMemoryError: if memory does not suffice for what was asked for.
@@ -251,6 +253,8 @@ class Climb:
         except DeviceMemoryError as error:
             self._not_built(options, error)
             return None
+        except EngineLoadError:
+            raise  # what builds and what loads do not fit together, however it is built
         except BackendError as error:
             self._ended(options, "breaks", str(error))
             raise DeviceLostError(

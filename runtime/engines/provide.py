@@ -35,6 +35,7 @@ def provide_engine(
     may_shrink: bool = True,
     exact_shape: bool = False,
     because: str | None = None,
+    instead_of: CachedEngine | None = None,
     before_build: Callable[[], None] | None = None,
     on_progress: Progress | None = None,
     on_note: Note | None = None,
@@ -62,6 +63,7 @@ def provide_engine(
             built.
         exact_shape: do not take an engine for further sizes, too, in its place.
         because: builds it anew for this reason (a clause), even if there is one.
+        instead_of: the engine that the reason is about, see :meth:`EngineCache.get_or_build`.
         before_build: called before one is built, which takes minutes; what it raises ends the work.
         on_progress: see :func:`srtrt.runtime.engines.build.build_engine`.
         on_note: is told in sentences what is done and why.
@@ -70,6 +72,7 @@ def provide_engine(
         ModelError: if the graph is unusable.
         UsageError: if the shape or an option does not fit.
         DeviceMemoryError: if memory does not suffice.
+        EngineLoadError: if what was just built cannot be loaded.
         BackendError: if TensorRT fails otherwise.
         MissingPackageError: if it is not installed.
         ParityError: if every engine is under its gate; none is kept.
@@ -106,6 +109,7 @@ def provide_engine(
         ladder=ladder_for(key.options, flavour, key.flavour_version, measure),
         trust_engine=trust_engine,
         because=because,
+        instead_of=instead_of,
         on_note=on_note,
     )
     size = found.record.takes.most

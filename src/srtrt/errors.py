@@ -112,6 +112,10 @@ class DeviceLostError(BackendError):
     """A GPU failed so that this process may not be able to use it any more."""
 
 
+class EngineLoadError(BackendError):
+    """A serialized engine cannot be loaded here, though neither memory nor the GPU failed."""
+
+
 class OutputCheckError(BackendError):
     """Numbers overflowed while one picture was computed, which was proven in float32."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorrt_runtime
 from engine_support import GPU, RTX, flip
 from tensorrt_standin import StandIn
 
-from srtrt.errors import BackendError, DeviceMemoryError, ParityError
+from srtrt.errors import (
+    BackendError,
+    DeviceLostError,
+    DeviceMemoryError,
+    EngineLoadError,
+    ParityError,
+)
 from srtrt.graph import load_graph
 from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -156,12 +164,66 @@ def test_failures_carry_the_words_of_tensorrt(opened: Open, standin: StandIn) ->
     assert all(device.open_resources == 0 for device in standin.devices)
 
 
-def test_an_engine_that_cannot_be_loaded_says_why(opened: Open, standin: StandIn) -> None:
+@pytest.mark.parametrize("judged_elsewhere", [False, True])
+def test_an_engine_that_cannot_be_loaded_is_built_again_with_the_reason(
+    judged_elsewhere: bool, opened: Open, standin: StandIn, tmp_path: Path
+) -> None:
+    """Another build of the library may refuse it, though its version and checksum are right."""
+    with opened() as backend:
+        expected = backend.infer(frame())
+    standin.graphs.clear()
+    if judged_elsewhere:
+        standin.gpus["cuda:0"] = replace(GPU, driver="590.1")
+    with opened() as backend:
+        np.testing.assert_array_equal(backend.infer(frame())["rgb_x4"], expected["rgb_x4"])
+        told = " ".join(backend.notes)
+    assert re.search(r"the one that was there cannot be loaded here \(.*another version", told)
+    assert standin.builds == ["32x24"] * 2
+    (entry,) = EngineCache(tmp_path).entries()
+    assert entry.problem is None
     with opened() as backend:
         backend.prepare(32, 24)
-    standin.graphs.clear()
-    with opened() as backend, pytest.raises(BackendError, match=r"cannot load .*another version"):
+        assert backend.notes == []
+    assert len(standin.builds) == 2
+    assert all(device.open_resources == 0 for device in standin.devices)
+
+
+def test_an_engine_that_cannot_be_loaded_even_when_new_is_an_error(
+    opened: Open, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened() as backend:
         backend.prepare(32, 24)
+    monkeypatch.setattr(standin, "find", lambda _: None)
+    with (
+        opened() as backend,
+        pytest.raises(EngineLoadError, match=r"cannot load .*another version"),
+    ):
+        backend.prepare(32, 24)
+    assert len(standin.builds) == 2
+    assert all(device.open_resources == 0 for device in standin.devices)
+
+
+def test_no_engine_is_built_where_memory_or_the_gpu_failed(
+    opened: Open, standin: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with opened() as backend:
+        backend.prepare(32, 24)
+
+    def refuse(words: str) -> None:
+        def load(runtime: Any, _plan: bytes) -> None:
+            standin.fail(runtime.logger_of(), runtime._trt, words)
+
+        monkeypatch.setattr(tensorrt_runtime.Runtime, "deserialize_cuda_engine", load)
+
+    for words, kind in (
+        ("Error Code 2: OutOfMemory (Requested size was 123 bytes.)", DeviceMemoryError),
+        ("Error Code 1: Cuda Runtime (an illegal memory access was enc.)", DeviceLostError),
+    ):
+        refuse(words)
+        with opened() as backend, pytest.raises(kind):
+            backend.prepare(32, 24)
+    assert len(standin.builds) == 1
+    assert len(EngineCache(tmp_path).entries()) == 1
     assert all(device.open_resources == 0 for device in standin.devices)
 
 

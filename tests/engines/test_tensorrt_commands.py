@@ -95,6 +95,33 @@ def test_upscale_image_gives_the_same_as_on_the_cpu(
     assert standin.builds == ["1x1:512x512:512x512"]
 
 
+@pytest.mark.parametrize("command", ["upscale-video", "upscale-image"])
+def test_an_engine_that_cannot_be_loaded_does_not_end_the_command(
+    command: str, standin: StandIn, cache: EngineCache, model: Path, tmp_path: Path
+) -> None:
+    if command == "upscale-video":
+        source = make_clip(tmp_path / "in.mp4")
+    else:
+        source = tmp_path / "in.png"
+        cv2.imwrite(str(source), read_pictures()[0][:40, :56])
+    arguments = [command, source, "--model", model, "--backend", "tensorrt", "--overwrite"]
+    assert run(*arguments).exit_code == 0
+    standin.graphs.clear()  # as another build of the library, of the same version, would refuse it
+    again = run(*arguments)
+    assert again.exit_code == 0, again.output
+    told = " ".join(again.stderr.split())
+    assert "the one that was there cannot be loaded here (TensorRT-RTX cannot load" in told
+    assert len(standin.builds) == 2
+    (entry,) = cache.entries()
+    assert entry.problem is None
+    listed = run("engines", "list")
+    assert listed.exit_code == 0, listed.output
+    assert entry.path.name in listed.output
+    explained = run("engines", "explain", entry.path)
+    assert explained.exit_code == 0, explained.output
+    assert "Building" not in run(*arguments).stderr
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_exported_engines_are_judged_and_then_used(
     precision: str,
