@@ -116,8 +116,9 @@ def test_an_engine_that_cannot_be_loaded_does_not_end_the_command(
     assert entry.problem is None
     listed = run("engines", "list")
     assert listed.exit_code == 0, listed.output
-    assert entry.path.name in listed.output
-    explained = run("engines", "explain", entry.path)
+    assert f"{entry.path.stem} " in listed.output
+    assert "usable" in listed.output
+    explained = run("engines", "explain", entry.path.stem)
     assert explained.exit_code == 0, explained.output
     assert "Building" not in run(*arguments).stderr
 
