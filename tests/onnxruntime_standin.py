@@ -362,6 +362,8 @@ class Value:
 
 
 def _leaves_waiting(run_options: Any) -> bool:
+    if run_options is None:
+        return False
     try:
         name = "disable_synchronize_execution_providers"
         return bool(run_options.get_run_config_entry(name) == "1")
