@@ -2,7 +2,7 @@
 
 ::
 
-    python -m srtrt.benchmarks.on_gpu [--device cuda:N|all] [-o FOLDER]
+    python -m srtrt.benchmarks.on_gpu [--device cuda:N|all] [-o FOLDER] [--clone FOLDER]
 
 Each part (:mod:`srtrt.benchmarks.on_gpu_parts`) is a process with a limit of time; whatever becomes
 of it, the next one runs. What the machine lacks is skipped with the reason. The summary,
@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import click
 
-from srtrt.benchmarks.on_gpu_parts import CPU, PARTS, Part, Setting
+from srtrt.benchmarks.on_gpu_parts import CPU, PARTS, Part, Setting, is_clone
 from srtrt.benchmarks.report import gpus, machine_facts
 from srtrt.errors import SrtrtError, UsageError
 from srtrt.files import write_text
@@ -187,16 +187,21 @@ def run_all(
     return outcomes
 
 
-def _settings(devices: Sequence[str], out: Path, small: bool) -> list[Setting]:
+def _settings(devices: Sequence[str], out: Path, small: bool, clone: Path | None) -> list[Setting]:
     for device in devices:
         if device != "all":
             require_device(device)
     names = [f"cuda:{index}" for index in range(len(gpus()) or 1)] if "all" in devices else devices
     names = [each if ":" in each or each == CPU else "cuda:0" for each in dict.fromkeys(names)]
-    return [
+    settings = [
         Setting(device=name, out=out / name.replace(":", "-"), small=small or name == CPU)
         for name in names
     ]
+    if clone is None:
+        return settings
+    if not is_clone(clone):
+        raise UsageError(f"--clone {str(clone)!r}: expected a clone of srtrt, with its tests.")
+    return [replace(each, repository=clone.resolve()) for each in settings]
 
 
 def _parts(names: Sequence[str]) -> list[Part]:
@@ -230,11 +235,21 @@ def _parts(names: Sequence[str]) -> list[Part]:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the results.",
 )
+@click.option(
+    "--clone",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Clone of srtrt whose tests and sample are used; by default the one it runs from.",
+)
 def on_gpu(
-    devices: tuple[str, ...], names: tuple[str, ...], small: bool, limit: float, out: Path
+    devices: tuple[str, ...],
+    names: tuple[str, ...],
+    small: bool,
+    limit: float,
+    out: Path,
+    clone: Path | None,
 ) -> None:
     """Shows what is to be shown on a GPU; the summary is on-gpu.json in the folder."""
-    settings, parts = _settings(devices, out.resolve(), small), _parts(names)
+    settings, parts = _settings(devices, out.resolve(), small, clone), _parts(names)
     summary = out.resolve() / SUMMARY
     summary.parent.mkdir(parents=True, exist_ok=True)
     outcomes = run_all(settings, parts, summary, limit)

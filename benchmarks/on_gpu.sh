@@ -4,6 +4,7 @@
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
+clone=$PWD
 python=${PYTHON:-$(command -v python || command -v python3)}
 if ! "$python" -c 'import srtrt.benchmarks' 2>/dev/null; then
     tree=$(mktemp -d)
@@ -23,4 +24,4 @@ cd "$here"
 import sys
 sys.path[:] = [each for each in sys.path if each]
 from srtrt.benchmarks.on_gpu import main
-main()' "$@"
+main()' --clone "$clone" "$@"

@@ -30,7 +30,13 @@ _SRTRT = (sys.executable, "-m", "srtrt")
 _BENCHMARK = (*_SRTRT, "benchmark")
 _PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu")
 _TOOLKIT = Path("/usr/local/cuda/bin")
-_REPOSITORY = Path(__file__).resolve().parents[1]
+_SOURCES = Path(__file__).resolve().parents[1]
+"""A clone, unless srtrt is installed away from it."""
+
+
+def is_clone(folder: Path) -> bool:
+    """Whether a folder is a clone of srtrt, with its tests and its sample."""
+    return (folder / "tests" / "conftest.py").is_file() and (folder / "samples").is_dir()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,8 @@ class Setting:
     """Folder of the results of this device."""
     small: bool = False
     """Tiny frames, so that a rehearsal takes seconds."""
+    repository: Path | None = _SOURCES if is_clone(_SOURCES) else None
+    """The clone whose tests and sample are used; None if there is none."""
 
     @property
     def on_gpu(self) -> bool:
@@ -76,11 +84,6 @@ class Setting:
     def seconds(self) -> str:
         """How long frames in flight are measured."""
         return "0.05" if self.small else "2"
-
-    @property
-    def repository(self) -> Path | None:
-        """The clone this runs in, which has tests and a sample; None if it is installed alone."""
-        return _REPOSITORY if (_REPOSITORY / "tests" / "conftest.py").is_file() else None
 
     @cached_property
     def offers(self) -> Mapping[str, Offer]:
@@ -271,9 +274,9 @@ def _clip(setting: Setting) -> Path:
 
 
 def _make_clip(setting: Setting) -> None:
-    if not _clip(setting).is_file():
+    if setting.repository is not None and not _clip(setting).is_file():
         width, height = map(int, setting.size.split("x"))
-        sample = _REPOSITORY / "samples" / "rabbit.webm"
+        sample = setting.repository / "samples" / "rabbit.webm"
         make_clip(sample, _clip(setting), (width, height), 6 if setting.small else 200)
 
 

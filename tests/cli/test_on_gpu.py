@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -158,6 +159,22 @@ def test_without_being_installed_it_runs_from_its_sources(tmp_path: Path) -> Non
     assert states(report) == {"doctor": "ran"}
 
 
+def test_installed_away_from_the_clone_it_uses_the_sample_of_the_clone(tmp_path: Path) -> None:
+    """As after `pip install .`, which copies the package and none of the tests and samples."""
+    package = tmp_path / "packages" / "srtrt"
+    shutil.copytree(REPOSITORY / "src" / "srtrt", package)
+    for part in ("train", "export", "runtime", "benchmarks"):
+        shutil.copytree(REPOSITORY / part, package / part)
+    environment = {"PYTHONPATH": str(package.parent)}
+    asked = ("--device", "cpu", "--part", "video")
+    status, report, output = driven(tmp_path / "out", *asked, environment=environment)
+    assert status == 0, output
+    assert states(report) == {"video": "ran"}
+    status, _, output = driven(tmp_path / "out", *asked, "--clone", str(tmp_path))
+    assert status == 2
+    assert f"--clone {str(tmp_path)!r}: expected a clone of srtrt" in output
+
+
 def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
@@ -257,7 +274,7 @@ def test_every_gpu_of_a_machine_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_gpu, "gpus", lambda: [{}, {}, {}])
-    settings = on_gpu._settings(("all",), tmp_path, small=False)
+    settings = on_gpu._settings(("all",), tmp_path, small=False, clone=None)
     assert [(each.device, each.out.name) for each in settings] == [
         ("cuda:0", "cuda-0"), ("cuda:1", "cuda-1"), ("cuda:2", "cuda-2"),
     ]  # fmt: skip
