@@ -16,7 +16,7 @@ from torch import Tensor
 from srtrt.resample import bicubic_matrix
 from srtrt.train import degrade
 from srtrt.train.cache import PictureCache
-from srtrt.train.config import DataConfig
+from srtrt.train.sections import DataConfig
 
 _KERNEL_REACH = 2
 """LR pixels that the bicubic kernel reaches beyond the LR pixel it makes."""

@@ -15,9 +15,10 @@ from srtrt.cli import main
 from srtrt.errors import TrainingError
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.train import update
-from srtrt.train.config import RunConfig, TrainConfig
+from srtrt.train.config import TrainConfig
 from srtrt.train.determinism import determinism, resuming
 from srtrt.train.distributed import World
+from srtrt.train.sections import RunConfig
 from srtrt.train.update import Update, build_discriminator
 
 TINY = [

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from srtrt.cli import main
 from srtrt.networks.checkpoint import load_checkpoint
-from srtrt.train.config import RunConfig, TrainConfig, preset, preset_names, read_config
+from srtrt.train.config import TrainConfig, preset, preset_names, read_config
 from srtrt.train.distributed import World
 from srtrt.train.precision import Arithmetic
+from srtrt.train.sections import RunConfig
 
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=1", "data.patch=8",

@@ -9,9 +9,10 @@ import torch
 
 from srtrt.resample import resize_bicubic
 from srtrt.train.cache import open_cache
-from srtrt.train.config import DataConfig, TrainConfig
+from srtrt.train.config import TrainConfig
 from srtrt.train.data import Ahead, PatchBatches, WholeBatches, least_side
 from srtrt.train.pictures import Pictures
+from srtrt.train.sections import DataConfig
 
 CPU = torch.device("cpu")
 PLAIN = DataConfig(batch=6, patch=8, rescale=1.0, recolour=0.0)
