@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from srtrt.train.config import TrainConfig
-    from srtrt.train.loop import Progress
+    from srtrt.train.loop import Trainer
     from srtrt.train.pictures import Pictures
+    from srtrt.train.progress import Progress
 
 Tell = Callable[[str], None]
 """What says a sentence."""
@@ -52,6 +53,7 @@ _MODULES = ("srtrt.train.loop", "srtrt.train.pictures", "srtrt.train.distributed
 @click.option("--out", default="run", show_default=True, help="Run folder.")
 @click.option("--name", default="generator", show_default=True, help="Name of the model.")
 @click.option("--init", default=None, help="Checkpoint or bundled model to start from.")
+@click.option("--branch", default=None, metavar="RUN", help="Run folder to go on from, see below.")
 @click.option("--vgg", default=None, metavar="FILE", help="VGG19 weights; default: download.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
@@ -65,6 +67,7 @@ def train(
     out: str,
     name: str,
     init: str | None,
+    branch: str | None,
     vgg: str | None,
     device: str,
     resume: bool,
@@ -75,8 +78,13 @@ def train(
     The run folder gets generator.safetensors (the averaged weights, ready for `srtrt export`),
     best.safetensors, states to resume from, config.yaml, manifest.json, log.jsonl, plots, sample
     grids and TensorBoard files. Several processes: torchrun --nproc-per-node N -m srtrt.cli train.
+
+    --branch goes on from the newest state of another run, which stays as it is, under the settings
+    of that run and what --set changes: a long run at a constant rate is brought to an end so, and
+    may then go on.
     """
     folder = Path(out)
+    _check_start(init, branch, resume=resume)
     if not (0 < len(name) <= _LONGEST_NAME and name.isprintable()):
         raise UsageError(f"--name {name!r}: expected 1 to {_LONGEST_NAME} printable characters.")
     _check_places(folder, data, val)
@@ -91,7 +99,8 @@ def train(
     from srtrt.train.loop import Trainer
     from srtrt.train.pictures import Pictures
 
-    chosen = _settings(folder, preset, config, settings, resume=resume)
+    origin = Path(branch) if branch else folder
+    chosen = _settings(folder, origin, (preset, config), settings, resume=resume)
     where = choose_device(device)
     world = World.join(where)
     tell = _nothing if quiet or not world.first else say
@@ -112,7 +121,7 @@ def train(
             content=_content(chosen, vgg),
             world=world,
         )
-        for note in trainer.resume() if resume else ():
+        for note in _restored(trainer, branch, resume=resume):
             tell(f"note: {note}")
         if resume and (known := resuming(where, chosen.run.deterministic)):
             tell(f"note: {known}")
@@ -136,6 +145,23 @@ def _check_places(folder: Path, data: tuple[str, ...], val: tuple[str, ...]) -> 
     require_folder_writable(folder, option="--out")
     for each in (*data, *val):
         check_folder(Path(each))
+
+
+def _check_start(init: str | None, branch: str | None, *, resume: bool) -> None:
+    """Refuses two starts at once."""
+    other = "--init" if init is not None else "--resume" if resume else None
+    if branch is not None and other is not None:
+        raise UsageError(
+            f"--branch and {other} both say where the run starts; give one of them. A branch that "
+            "was begun is continued with --resume alone."
+        )
+
+
+def _restored(trainer: Trainer, branch: str | None, *, resume: bool) -> tuple[str, ...]:
+    """Restores the state that a run goes on from; sentences on what was damaged."""
+    if branch is not None:
+        return trainer.branch(Path(branch))
+    return trainer.resume() if resume else ()
 
 
 def _check_files(config: str | None, init: str | None, vgg: str | None) -> None:
@@ -173,13 +199,21 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 def _settings(
     folder: Path,
-    preset: str | None,
-    config: str | None,
+    origin: Path,
+    source: tuple[str | None, str | None],
     settings: tuple[str, ...],
     *,
     resume: bool,
 ) -> TrainConfig:
-    """The settings of the run: those it was started with when it is resumed."""
+    """The settings of the run: when it is resumed or a branch, those of the run it goes on from.
+
+    Args:
+        folder: of the run.
+        origin: of the run it goes on from; the same when it is resumed.
+        source: the preset and the file that were asked for.
+        settings: changes.
+        resume: whether the run in the folder shall go on.
+    """
     from srtrt.train import config as configs
     from srtrt.train.run_folder import CONFIG, RunFolder
 
@@ -188,10 +222,14 @@ def _settings(
         raise UsageError(
             f"{folder} holds an earlier run; continue it with --resume or choose another --out."
         )
+    going_on = bool(RunFolder(origin).states())
+    if origin != folder and not going_on:
+        raise UsageError(f"--branch {origin}: holds no saved state; expected the folder of a run.")
+    preset, config = source
     if config is not None:
         chosen = configs.read_config(Path(config))
-    elif preset is None and started:
-        chosen = configs.read_config(folder / CONFIG)
+    elif preset is None and going_on:
+        chosen = configs.read_config(origin / CONFIG)
     else:
         chosen = configs.preset(preset or "psnr")
     return chosen.with_settings(settings)

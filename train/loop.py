@@ -7,7 +7,6 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +32,7 @@ from srtrt.train.looking import RunView
 from srtrt.train.memory import memory_errors_said
 from srtrt.train.pictures import Pictures
 from srtrt.train.precision import Arithmetic
+from srtrt.train.progress import Progress, TrainingResult
 from srtrt.train.run_folder import BEST, CHECKPOINT, LOG, Counters, RunFolder
 from srtrt.train.state import Average, TrainingState
 from srtrt.train.update import Losses, Update, build_discriminator, learning_rate
@@ -44,45 +44,11 @@ MANIFEST_KEY = "srtrt.data_manifest"
 _SAMPLES = 6
 """Pictures shown in a sample grid."""
 
+_FREE_IN_A_BRANCH = ("discriminator.learning_rate", "discriminator.label_noise")
+"""Settings of a network that may change while its tensors stay."""
+
 _RECENT, _ENOUGH = 50, 5
 """Logged losses whose median is the usual value, and how many of them say anything."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a run stands."""
-
-    step: int
-    """Updates done so far."""
-    steps: int
-    """Updates in the whole run."""
-    epoch: float
-    """Passes over the pictures so far."""
-    losses: dict[str, float]
-    """Mean of each loss since the last report; ``generator`` is the weighted sum."""
-    seconds_per_step: float
-    """Mean time of an update since the last report."""
-    psnr: float | None
-    """Newest validation PSNR in dB of the averaged weights, if there was one."""
-
-    @property
-    def eta_seconds(self) -> float:
-        """Expected time until the last update."""
-        return (self.steps - self.step) * self.seconds_per_step
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What a finished run left behind."""
-
-    checkpoint: Path
-    """The averaged weights with their spec."""
-    steps: int
-    """Updates done."""
-    finished: bool
-    """False if it was asked to stop early."""
-    psnr: float | None
-    """Validation PSNR in dB of the averaged weights, if there were validation pictures."""
 
 
 class Trainer:
@@ -186,6 +152,37 @@ class Trainer:
         found, notes = self.folder.load_state(self.state, self._identity())
         self.step, self._best, self._psnr = found.step, found.best, found.psnr
         self._recent = list(found.recent)
+        return notes
+
+    def branch(self, source: Path) -> tuple[str, ...]:
+        """Goes on from the newest intact state of another run under this run's settings.
+
+        Networks, averaged weights and optimisers are the other run's. So is the count of updates:
+        ``schedule.length`` is that of both together. The best validation is this run's own.
+
+        Returns:
+            Sentences on newer states that are damaged.
+
+        Raises:
+            TrainingError: if there is none, its networks are others, or it is at or past the end.
+        """
+        folder, adversarial = RunFolder(source), len(self.update.networks) > 1
+        if bool(folder.started_with("loss.adversarial_weight")) != adversarial and folder.states():
+            raise TrainingError(
+                f"{source}: was trained {'without' if adversarial else 'with'} a discriminator; "
+                "a branch keeps the networks of the run it leaves. Start from its "
+                "generator.safetensors with --init."
+            )
+        kept = ("generator.", "discriminator.") if adversarial else "generator."
+        same = {k: v for k, v in self._identity().items() if k.startswith(kept)}
+        same = {k: v for k, v in same.items() if k not in _FREE_IN_A_BRANCH}
+        found, notes = folder.load_state(self.state, same, branch=True)
+        if found.step >= self.steps:
+            raise TrainingError(
+                f"{source}: has done {found.step} updates, and the run is {self.steps} long; "
+                "give a longer schedule.length, which counts from the start of that run."
+            )
+        self.step = found.step
         return notes
 
     def _keep_precision(self) -> None:

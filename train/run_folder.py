@@ -23,6 +23,12 @@ MANIFEST = "manifest.json"
 LOG = "log.jsonl"
 STATES = "states"
 
+_RESUME = "resume with the same settings and pictures, or choose a new --out."
+_BRANCH = (
+    "a branch keeps the networks of the run it leaves. Give the same value, or start from its "
+    "generator.safetensors with --init."
+)
+
 
 class RunFolder:
     """Names, writes and finds the files of a run.
@@ -109,13 +115,14 @@ class RunFolder:
             old.unlink(missing_ok=True)
 
     def load_state(
-        self, state: TrainingState, identity: Mapping[str, Any]
+        self, state: TrainingState, identity: Mapping[str, Any], *, branch: bool = False
     ) -> tuple[Counters, tuple[str, ...]]:
         """Restores the newest state that is intact.
 
         Args:
             state: gets its tensors.
             identity: what must be as it was: settings and pictures.
+            branch: whether whatever else the state says may be otherwise in the run it starts.
 
         Returns:
             What the run had counted, and a sentence for each newer state that is damaged.
@@ -123,12 +130,13 @@ class RunFolder:
         Raises:
             TrainingError: if there is none, or it belongs to other settings or pictures.
         """
+        nothing = "to branch off from" if branch else "to resume from; start without --resume"
         damaged: list[str] = []
         for path in self.states():
             try:
                 facts = read_facts(path)
-                self._check(facts, identity)
-                counters = Counters.of(facts, identity, path)
+                self._check(facts, identity, _BRANCH if branch else _RESUME)
+                counters = Counters.of(facts, facts if branch else identity, path)
                 state.load(path)
             except DamagedStateError as error:
                 damaged.append(str(error))
@@ -140,7 +148,7 @@ class RunFolder:
                 f"{damaged[0]} No other state is intact, either: put back a good copy, or start "
                 "again with another --out, from generator.safetensors of this run with --init."
             )
-        raise TrainingError(f"{self.path}: nothing to resume from; start without --resume.")
+        raise TrainingError(f"{self.path}: holds no saved state, so there is nothing {nothing}.")
 
     def started_with(self, setting: str) -> Any:
         """The value of a setting in the newest state that is intact; None without one."""
@@ -151,13 +159,12 @@ class RunFolder:
                 continue
         return None
 
-    def _check(self, facts: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    def _check(self, facts: Mapping[str, Any], identity: Mapping[str, Any], advice: str) -> None:
         for key, value in identity.items():
             if facts.get(key) != value:
                 raise TrainingError(
                     f"{self.path}: was started with {key}={shown(facts.get(key))}, now it is "
-                    f"{shown(value)}; resume with the same settings and pictures, or choose a new "
-                    "--out."
+                    f"{shown(value)}; {advice}"
                 )
 
 
