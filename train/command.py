@@ -261,7 +261,9 @@ def _content(config: TrainConfig, vgg: str | None) -> nn.Module | None:
 
 def _introduce(tell: Tell, pictures: Pictures) -> None:
     dataset, cache = pictures.dataset, pictures.cache
-    tell(f"{dataset.name}: {len(cache.files)} pictures")
+    tell(f"{dataset.name}: {len(pictures.photographs)} pictures")
+    if pictures.rendered:
+        tell(f"rendered: {len(cache.files) - len(pictures.photographs)} pictures")
     for path, reason in cache.skipped:
         tell(f"skipped {path}: {reason}")
     if cache.skipped:

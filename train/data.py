@@ -82,6 +82,7 @@ class PatchBatches:
         device: torch.device,
         degradation: degrade.Degradation | None = None,
         share: slice = slice(None),
+        rendered: int = 0,
     ) -> None:
         """Prepares sampling.
 
@@ -92,6 +93,7 @@ class PatchBatches:
             device: where batches are made and live.
             degradation: makes LR of HR; antialiased bicubic by default.
             share: which patches of each batch this process makes.
+            rendered: how many of the last pictures of ``cache`` are not photographs.
         """
         self.config, self.seed, self.device, self.share = config, seed, device, share
         self.steps_per_epoch = -(-len(cache.files) // config.batch)
@@ -107,7 +109,12 @@ class PatchBatches:
         sides = sorted({round(self._crop / scale) for scale in scales})
         # A side that no picture has is never drawn.
         self._sides = [s for s in sides if bool((shorter >= s).any())]
-        self._eligible = [(shorter >= side).nonzero().flatten() for side in self._sides]
+        photographs = len(cache.files) - rendered
+        self._eligible = [
+            tuple((part >= side).nonzero().flatten() + start for part, start in
+                  ((shorter[:photographs], 0), (shorter[photographs:], photographs)))
+            for side in self._sides
+        ]  # fmt: skip
         self._reduce = [_matrix(side, self._crop, device) for side in self._sides]
         self._degradation = degradation
         side = config.patch + 2 * self._margin
@@ -135,8 +142,7 @@ class PatchBatches:
 
     def _crops(self, picks: Tensor, size: int) -> Tensor:
         """uint8 ``[N, 3, S, S]`` cut, flipped and transposed as ``picks`` ``[6, N]`` say."""
-        side, eligible = self._sides[size], self._eligible[size]
-        which = eligible[(picks[0] * len(eligible)).long()]
+        side, which = self._sides[size], self._chosen(picks[0], size)
         heights, widths = self._heights[which], self._widths[which]
         top = (picks[1] * (heights - side + 1)).long()
         left = (picks[2] * (widths - side + 1)).long()
@@ -151,6 +157,25 @@ class PatchBatches:
         index = self._offsets[which][:, None, None] + 3 * pixel
         channel = torch.arange(3, device=picks.device)[None, :, None, None]
         return self._pixels[index[:, None] + channel]
+
+    def _chosen(self, picks: Tensor, size: int) -> Tensor:
+        """The pictures to cut patches of: below ``data.rendered`` rendered ones, else photographs.
+
+        Where one kind is too small for a size, all patches come from the other.
+        """
+        photographs, rendered = self._eligible[size]
+        share = self.config.rendered if len(rendered) else 0.0
+        if not len(photographs):
+            share = 1.0
+        if share == 0:
+            return _pick(photographs, picks)
+        if share == 1:
+            return _pick(rendered, picks)
+        first, second = (
+            _pick(rendered, picks / share),
+            _pick(photographs, (picks - share) / (1 - share)),
+        )
+        return torch.where(picks < share, first, second)
 
     def _low(self, hr: Tensor, step: int) -> Tensor:
         if self._degradation is not None:
@@ -240,6 +265,11 @@ def squeeze(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def _to_float(pictures: Tensor) -> Tensor:
     """uint8 ``[N, H, W, 3]`` to float32 ``[N, 3, H, W]`` in 0..1."""
     return pictures.permute(0, 3, 1, 2).float() / 255
+
+
+def _pick(items: Tensor, places: Tensor) -> Tensor:
+    """The items at places from 0, the first, to 1, the last."""
+    return items[(places * len(items)).long().clamp(0, len(items) - 1)]
 
 
 def _home(pixels: Tensor, device: torch.device) -> torch.device:

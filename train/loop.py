@@ -362,7 +362,7 @@ class Trainer:
         training = {
             "steps": self.step,
             "dataset": self.pictures.dataset.name,
-            "pictures": len(self.pictures.cache.files),
+            "pictures": len(self.pictures.photographs),
             "pixels_sha256": self.pictures.cache.sha256,
             "settings": self.config.to_dict(),
             "processes": self.world.size,

@@ -15,14 +15,16 @@ from srtrt.train.config import TrainConfig
 from srtrt.train.data import Ahead, Batches, PatchBatches, WholeBatches, least_side, margin
 from srtrt.train.degrade import Degradation
 from srtrt.train.layouts import Dataset, find_pictures
+from srtrt.train.rendered.series import Series, training_series
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """A dataset with its cache."""
+    """A dataset with its cache, which ends with the rendered pictures, if there are any."""
 
     dataset: Dataset
     cache: PictureCache
+    rendered: Series | None = None
 
     @classmethod
     def open(
@@ -41,18 +43,28 @@ class Pictures:
 
         Raises:
             InputError: if there are none.
+            MissingPackageError: if fonts for rendered pictures are not installed.
             TrainingError: if none can be used.
             OutputError: if the cache cannot be written.
         """
         dataset = find_pictures(folders)
         whole = config.data.mode == "whole"
+        rendered = None
+        if config.data.rendered:
+            rendered = training_series(config.data.rendered_pictures, on_progress=on_progress)
         cache = open_cache(
-            dataset.files,
+            (*dataset.files, *(rendered.files if rendered else ())),
             least=1 if whole else least_side(config.data),
             resize=4 * config.data.patch if whole else None,
             on_progress=on_progress,
         )
-        return cls(dataset=dataset, cache=cache)
+        return cls(dataset=dataset, cache=cache, rendered=rendered)
+
+    @property
+    def photographs(self) -> tuple[Path, ...]:
+        """The files in use that were not rendered."""
+        drawn = set(self.rendered.files) if self.rendered else set()
+        return tuple(file for file in self.cache.files if file not in drawn)
 
     def batches(self, config: TrainConfig, *, device: torch.device, share: slice) -> Batches:
         """Where the batches of a run come from; on CUDA they are made ahead in a thread."""
@@ -67,17 +79,27 @@ class Pictures:
                     config.degrade, patch=data.patch, margin=margin(data), device=device
                 )
             batches = PatchBatches(
-                self.cache, data, seed=seed, device=device, degradation=degradation, share=share
+                self.cache,
+                data,
+                seed=seed,
+                device=device,
+                degradation=degradation,
+                share=share,
+                rendered=len(self.cache.files) - len(self.photographs),
             )
         return Ahead(batches) if device.type == "cuda" else batches
 
     def manifest(self) -> dict[str, Any]:
-        """What was trained on: the dataset's name, each file below its folder with its bytes."""
-        files = self.cache.files
+        """What was trained on: the dataset's name, each file below its folder with its bytes.
+
+        Of rendered pictures it says what they were drawn with.
+        """
+        files = self.photographs
         common = Path(os.path.commonpath([f.parent.resolve() for f in files]))
         return {
             "dataset": self.dataset.name,
             "pixels_sha256": self.cache.sha256,
             "files": {str(f.resolve().relative_to(common)): f.stat().st_size for f in files},
             "skipped": {f.name: reason for f, reason in self.cache.skipped},
+            **({"rendered": self.rendered.facts} if self.rendered else {}),
         }

@@ -40,6 +40,12 @@ class DataConfig:
     recolour: float = 0.2
     """Share of the patches whose channels are each mapped to a random range. Photographs hold few
     saturated colours, and the network shifts colours that it never saw."""
+    rendered: float = 0.0
+    """Share of the patches that are cut from pictures made by a program: text, ink drawings,
+    diagrams, icons, printed dots, screenshots. See :mod:`srtrt.train.rendered`."""
+    rendered_pictures: int = 480
+    """How many such pictures are drawn, where ``rendered`` is above 0; they are kept for later
+    runs."""
     degradation: Literal["bicubic", "video"] = "bicubic"
     """How LR is made of HR: ``bicubic``, antialiased; ``video``: see the degrade section."""
 
@@ -48,6 +54,10 @@ class DataConfig:
         _require_within("data.patch", self.patch, 4, 1 << 12)
         require(0.1 <= self.rescale <= 1, "data.rescale", self.rescale, "0.1 to 1")
         require(0 <= self.recolour <= 1, "data.recolour", self.recolour, "a share from 0 to 1")
+        require(0 <= self.rendered < 1, "data.rendered", self.rendered, "0 or more and below 1")
+        _require_within("data.rendered_pictures", self.rendered_pictures, 1, 1 << 16)
+        photos = self.rendered == 0 or self.mode == "patches"
+        require(photos, "data.rendered", self.rendered, "0 with data.mode whole")
         plain = self.degradation == "bicubic" or self.mode == "patches"
         require(plain, "data.degradation", self.degradation, "'bicubic' with data.mode whole")
 

@@ -88,6 +88,30 @@ def test_training_improves_on_its_own_pictures(picture_folder: Path, tmp_path: P
     assert (run / "plots" / "psnr.png").exists()
 
 
+def test_rendered_pictures_are_told_apart_from_photographs(
+    picture_folder: Path, tmp_path: Path
+) -> None:
+    run, drawn = tmp_path / "run", ["data.rendered=0.5", "data.rendered_pictures=2"]
+    arguments = ["--data", picture_folder, "--out", run]
+    result = train(*arguments, *with_settings(*drawn, "schedule.length=3"))
+    assert result.exit_code == 0, result.output
+    assert "rendered: 2 pictures" in result.output
+    _, spec = load_checkpoint(run / "generator.safetensors")
+    assert spec.training["pictures"] == 3
+    assert spec.training["settings"]["data"]["rendered_pictures"] == 2
+    with safe_open(run / "generator.safetensors", framework="pt") as file:
+        manifest = json.loads(file.metadata()["srtrt.data_manifest"])
+    assert sorted(manifest["files"]) == ["0.png", "1.png", "2.png"]
+    facts = manifest["rendered"]
+    assert (facts["pictures"], facts["seed"]) == (2, 0)
+    assert {font["licence"] for font in facts["fonts"]} == {
+        "Bitstream Vera licence (DejaVu)", "STIX Font licence 1.0",
+    }  # fmt: skip
+    again = train(*arguments, "--resume", *with_settings("data.rendered_pictures=3"))
+    assert again.exit_code == 1
+    assert "data.rendered_pictures=2, now it is 3" in again.output
+
+
 @pytest.mark.parametrize("settings", [[], ADVERSARIAL], ids=["psnr", "adversarial"])
 def test_a_killed_run_goes_on_to_the_same_weights(
     settings: list[str], picture_folder: Path, tmp_path: Path

@@ -38,6 +38,8 @@ def test_values_are_taken_as_people_write_them() -> None:
         ("data.batch", "expected key=value"),
         ("data.batch=0", "data.batch is 0"),
         ("data.recolour=lots", "expected a number"),
+        ("data.rendered=1", "data.rendered is 1"),
+        ("data.rendered_pictures=0", "data.rendered_pictures is 0"),
         ("loss.pixel=huber", "loss.pixel is 'huber'; expected one of l1, mse"),
         ("loss.pixel_weight=0", "loss.pixel_weight is 0"),
         ("schedule.learning_rate=7", "schedule.learning_rate is 7"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 PLAIN = DataConfig(batch=6, patch=8, rescale=1.0, recolour=0.0)
 
 
-def patches(folder: Path, config: DataConfig, seed: int = 3, **options: slice) -> PatchBatches:
+def patches(folder: Path, config: DataConfig, seed: int = 3, **options: Any) -> PatchBatches:
     cache = open_cache(sorted(folder.iterdir()), least=least_side(config))
     return PatchBatches(cache, config, seed=seed, device=CPU, **options)
 
@@ -121,6 +122,35 @@ def test_recolouring_changes_the_range_of_whole_channels(picture_folder: Path) -
     channels = torch.cat([maker.sample(step).hr.flatten(0, 1) for step in range(20)])
     assert bool((channels == 0).all((1, 2)).any()), "flat black channels occur"
     assert bool((channels == 1).all((1, 2)).any()), "flat full channels occur"
+
+
+def rendered_folder(folder: Path, sides: dict[str, tuple[int, int]]) -> Path:
+    """Flat pictures, each of a grey level and a side in pixels."""
+    for name, (level, side) in sides.items():
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((side, side, 3), level, np.uint8))
+    return folder
+
+
+def test_a_share_of_the_patches_is_cut_from_rendered_pictures(tmp_path: Path) -> None:
+    folder = rendered_folder(tmp_path, {"a": (0, 64), "b": (10, 64), "c": (200, 64)})
+    config = DataConfig(batch=64, patch=8, rescale=1.0, recolour=0.0, rendered=0.25)
+    maker = patches(folder, config, rendered=1)
+    levels = [as_uint8(maker.sample(step).hr)[:, 0, 0, 0].tolist() for step in range(20)]
+    drawn = [level for batch in levels for level in batch]
+    assert {*drawn} == {0, 10, 200}
+    assert 0.2 < drawn.count(200) / len(drawn) < 0.3
+    assert 0.3 < drawn.count(0) / len(drawn) < 0.45
+
+
+@pytest.mark.parametrize("sides", [(64, 48), (48, 64)], ids=["rendered small", "photos small"])
+def test_what_is_too_small_for_a_size_is_replaced(tmp_path: Path, sides: tuple[int, int]) -> None:
+    folder = rendered_folder(tmp_path, {"a": (0, sides[0]), "b": (200, sides[1])})
+    config = DataConfig(batch=8, patch=6, rescale=0.75, recolour=0.0, rendered=0.5)
+    maker = patches(folder, config, rendered=1)
+    batches = [as_uint8(maker.sample(step).hr)[:, 0, 0, 0].tolist() for step in range(40)]
+    kinds = [frozenset(batch) for batch in batches]
+    assert frozenset({0, 200}) in kinds
+    assert frozenset({0 if sides[0] > sides[1] else 200}) in kinds
 
 
 def test_whole_pictures_come_in_shuffled_epochs(picture_folder: Path) -> None:
