@@ -108,6 +108,8 @@ def train(
         ending.callback(world.leave)
         if world.first:
             ending.enter_context(_claimed(folder))
+        if chosen.data.rendered:
+            tell(f"drawing {chosen.data.rendered_pictures} pictures, if no earlier run left them")
         pictures = Pictures.open([Path(d) for d in data], chosen)
         _introduce(tell, pictures)
         trainer = Trainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from srtrt.benchmarks.tools.rendered import rendered
 from srtrt.errors import MissingPackageError, UsageError
 from srtrt.resample import resize_bicubic
 from srtrt.train.rendered import KINDS, SIDE, kind_of, render
 from srtrt.train.rendered.chance import Chance, brightness
 from srtrt.train.rendered.fonts import EVALUATION_FACES, TRAINING_FACES, Face
-from srtrt.train.rendered.series import draw, facts_of
+from srtrt.train.rendered.series import TRAINING_SEED, draw, facts_of
 from srtrt.train.rendered.words import ALPHABETS, WITHOUT_CAPITALS
 
 pytest.importorskip("matplotlib", reason="its fonts are needed: pip install '.[train]'")
@@ -137,6 +140,22 @@ def test_a_series_draws_what_is_missing(tmp_path: Path) -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert [file.name for file in both] == [f"{k:05d}-{kind_of(k)}.png" for k in range(3)]
     assert np.array_equal(Image.open(both[2]), render(kind_of(2), "5/2"))
+
+
+def test_pictures_to_measure_with_are_written_by_kind(tmp_path: Path) -> None:
+    asked = [tmp_path, "--count", 2, "--kind", "icons", "--kind", "text", "--fonts", "train"]
+    done = CliRunner().invoke(rendered, [str(part) for part in asked])
+    assert done.exit_code == 0, done.output
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert files == ["icons/000.png", "icons/001.png", "text/000.png", "text/001.png"]
+    assert np.array_equal(Image.open(tmp_path / "text/001.png"), render("text", "1/1"))
+    assert json.loads((tmp_path / "rendered.json").read_text())["seed"] == 1
+
+
+def test_nothing_is_measured_with_the_seed_of_training(tmp_path: Path) -> None:
+    done = CliRunner().invoke(rendered, [str(tmp_path), "--seed", str(TRAINING_SEED)])
+    assert isinstance(done.exception, UsageError)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_kind_occurs_in_a_series() -> None:

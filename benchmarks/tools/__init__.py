@@ -1,0 +1,1 @@
+"""What only maintainers run: goes on with the bundled models and releases them."""
