@@ -94,12 +94,13 @@ class Pictures:
 
         Of rendered pictures it says what they were drawn with.
         """
-        files = self.photographs
-        common = Path(os.path.commonpath([f.parent.resolve() for f in files]))
+        # Folders are resolved, files are not: a link is what it is called, wherever it leads.
+        files = {file.parent.resolve() / file.name: file for file in self.photographs}
+        common = Path(os.path.commonpath([path.parent for path in files]))
         return {
             "dataset": self.dataset.name,
             "pixels_sha256": self.cache.sha256,
-            "files": {str(f.resolve().relative_to(common)): f.stat().st_size for f in files},
+            "files": {str(p.relative_to(common)): f.stat().st_size for p, f in files.items()},
             "skipped": {f.name: reason for f, reason in self.cache.skipped},
             **({"rendered": self.rendered.facts} if self.rendered else {}),
         }

@@ -1,7 +1,7 @@
-"""Writes pictures made by a program, to measure with: ``python -m srtrt.benchmarks.tools.rendered``.
+"""Writes pictures made by a program, to measure with.
 
 Each kind becomes a folder, and so a set for ``srtrt benchmark quality --data``. Seed and fonts are
-others than those of training.
+others than those of training. ``python -m srtrt.benchmarks.tools.rendered OUT`` runs it.
 """
 
 from __future__ import annotations

@@ -153,6 +153,18 @@ def test_what_is_too_small_for_a_size_is_replaced(tmp_path: Path, sides: tuple[i
     assert frozenset({0 if sides[0] > sides[1] else 200}) in kinds
 
 
+def test_links_to_pictures_elsewhere_are_named_as_they_are_called(
+    picture_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for picture in picture_folder.iterdir():
+        (tmp_path / f"mine/linked-{picture.name}").symlink_to(picture)
+    pictures = Pictures.open([tmp_path], TrainConfig(data=PLAIN))
+    names = {f"linked-{picture.name}": picture for picture in picture_folder.iterdir()}
+    sizes = {name: picture.stat().st_size for name, picture in names.items()}
+    assert pictures.manifest()["files"] == sizes
+
+
 def test_whole_pictures_come_in_shuffled_epochs(picture_folder: Path) -> None:
     config = TrainConfig(data=DataConfig(mode="whole", batch=2, patch=14, rescale=1, recolour=0))
     pictures = Pictures.open([picture_folder], config)
