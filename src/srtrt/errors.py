@@ -64,11 +64,14 @@ class PackageError(SrtrtError):
 class MissingPackageError(PackageError):
     """An optional package is needed and not installed."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        """Names ``package``, what it is needed for, and the pip line of ``extra``."""
+    def __init__(self, package: str, extra: str | None, purpose: str, *, command: str = "") -> None:
+        """Names ``package``, what it is needed for, and how to install it.
+
+        That is the pip line of ``extra``, or ``command`` where no extra installs the package.
+        """
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. "
-            f"Install it with: {install_hint(extra)}."
+            f"Install it with: {command if extra is None else install_hint(extra)}."
         )
 
 

@@ -28,7 +28,7 @@ ALLOWED = {
     "benchmarks": {"benchmarks", "export", "runtime", "train"},
 }
 TORCH_FREE = ("runtime", "core")
-MAY_USE_TORCH = ("src/srtrt/networks", "runtime/backends/torch.py")
+MAY_USE_TORCH = ("src/srtrt/networks", "src/srtrt/perceptual", "runtime/backends/torch.py")
 
 
 def sources() -> list[Path]:
