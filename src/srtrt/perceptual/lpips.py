@@ -143,5 +143,5 @@ def at_least_single(x: Tensor) -> Tensor:
 
 def _unit(features: Tensor) -> Tensor:
     # vector_norm has the gradient zero at zero, where a square root has none.
-    length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     return features / (length + _EPSILON)
