@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import cv2
@@ -13,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from srtrt.errors import TrainingError
 from srtrt.resample import bicubic_matrix
 from srtrt.train import degrade
 from srtrt.train.cache import PictureCache
+from srtrt.train.hard_crops import Hardness, harder_of_two
 from srtrt.train.sections import DataConfig
 
 _KERNEL_REACH = 2
@@ -26,6 +29,9 @@ _RESCALE_REACH = 1
 
 _SCALES = 5
 """Different reductions of HR, from none to data.rescale."""
+
+_SURVEYED = 512
+"""Random crops whose hardness says which are among the worst."""
 
 _GPU_SHARE = 0.5
 """Largest part of the free GPU memory that the pictures may take."""
@@ -95,30 +101,55 @@ class PatchBatches:
             share: which patches of each batch this process makes.
             rendered: how many of the last pictures of ``cache`` are not photographs.
         """
-        self.config, self.seed, self.device, self.share = config, seed, device, share
+        self.seed, self.device, self.share = seed, device, share
         self.steps_per_epoch = -(-len(cache.files) // config.batch)
-        self._margin = margin(config)
-        self._crop = least_side(config)
         home = _home(cache.pixels, device)
         self._pixels = cache.pixels.to(home)
         self._offsets, self._heights, self._widths = (
             t.to(home) for t in (cache.offsets, cache.heights, cache.widths)
         )
+        self._photographs = len(cache.files) - rendered
+        self._prepare(config, degradation)
+
+    def with_patch(self, patch: int, degradation: degrade.Degradation | None) -> PatchBatches:
+        """The same pictures in patches of another size.
+
+        Raises:
+            TrainingError: if no picture is large enough.
+        """
+        other = copy.copy(self)
+        other._prepare(replace(self.config, patch=patch), degradation)
+        return other
+
+    def _prepare(self, config: DataConfig, degradation: degrade.Degradation | None) -> None:
+        """What depends on the size of the patches."""
+        self.config, self._degradation = config, degradation
+        self._margin = margin(config)
+        self._crop = least_side(config)
+        device = self.device
         shorter = torch.minimum(self._heights, self._widths)
+        if self._crop > int(shorter.max()):
+            raise TrainingError(
+                f"patches of {config.patch} LR pixels need pictures of {self._crop} pixels; the "
+                f"largest has {int(shorter.max())}. Set a smaller data.patch or data.final_patch."
+            )
         scales = np.linspace(1, config.rescale, _SCALES)
         sides = sorted({round(self._crop / scale) for scale in scales})
         # A side that no picture has is never drawn.
         self._sides = [s for s in sides if bool((shorter >= s).any())]
-        photographs = len(cache.files) - rendered
+        kinds = (
+            (shorter[: self._photographs], 0),
+            (shorter[self._photographs :], self._photographs),
+        )
         self._eligible = [
-            tuple((part >= side).nonzero().flatten() + start for part, start in
-                  ((shorter[:photographs], 0), (shorter[photographs:], photographs)))
+            tuple((part >= side).nonzero().flatten() + start for part, start in kinds)
             for side in self._sides
-        ]  # fmt: skip
+        ]
         self._reduce = [_matrix(side, self._crop, device) for side in self._sides]
-        self._degradation = degradation
         side = config.patch + 2 * self._margin
         self._shrink = _matrix(4 * side, side, device)[self._margin : -self._margin]
+        self._hardness = Hardness(_matrix(4 * side, side, device), _matrix(side, 4 * side, device))
+        self._limits: dict[tuple[int, bool], float] = {}
 
     def sample(self, step: int) -> Batch:
         """The batch of one step; always the same for the same step."""
@@ -126,13 +157,56 @@ class PatchBatches:
         size = self._draw_size(draws)
         picks = torch.rand(6, self.config.batch, generator=draws)[:, self.share]
         ranges = torch.rand(7, self.config.batch, generator=draws)[:, self.share]
-        crops = self._crops(picks.to(self._pixels.device), size).to(self.device)
-        hr = crops.float()
-        if size > 0:
-            hr = (self._reduce[size] @ hr @ self._reduce[size].T).round().clamp(0, 255)
+        hr = self._sharp(picks, size)
+        if self.config.hard_share > 0:
+            # Drawn last, so that without them everything else is as it was.
+            others = torch.rand(7, self.config.batch, generator=draws)[:, self.share]
+            hr = self._with_harder(hr, picks[0], others, size)
         hr = self._recoloured(hr, ranges.to(self.device))
         edge = 4 * self._margin
         return Batch(lr=self._low(hr, step) / 255, hr=hr[:, :, edge:-edge, edge:-edge] / 255)
+
+    def _sharp(self, picks: Tensor, size: int) -> Tensor:
+        """float32 HR crops ``[N, 3, C, C]``, whole numbers in 0..255, reduced as ``size`` says."""
+        hr = self._crops(picks.to(self._pixels.device), size).to(self.device).float()
+        if size > 0:
+            hr = (self._reduce[size] @ hr @ self._reduce[size].T).round().clamp(0, 255)
+        return hr
+
+    def _with_harder(self, hr: Tensor, first: Tensor, draws: Tensor, size: int) -> Tensor:
+        """``hr`` with harder crops in a share of the places; ``draws`` ``[7, N]`` say which.
+
+        ``first`` says of which picture each patch is. The other crop is of the same kind, as
+        rendered pictures are harder than photographs, and their share is to stay.
+        """
+        places = (draws[6] < self.config.hard_share).nonzero().flatten()
+        if not len(places):
+            return hr
+        rendered = first[places] < self._rendered_share(size)
+        picks = draws[:6, places]
+        picks[0] = self._of_kind(picks[0], rendered, size)
+        limits = torch.tensor([self._limit(size, kind) for kind in rendered.tolist()])
+        where = places.to(self.device)
+        hr[where] = harder_of_two(
+            hr[where], self._sharp(picks, size), self._hardness, limits.to(self.device)
+        )
+        return hr
+
+    def _limit(self, size: int, rendered: bool) -> float:
+        """The hardness above which crops of one size and kind are among the worst of them."""
+        if (size, rendered) not in self._limits:
+            draws = torch.Generator().manual_seed(self.seed)
+            picks = torch.rand(6, _SURVEYED, generator=draws)
+            picks[0] = self._of_kind(picks[0], torch.tensor(rendered), size)
+            parts = picks.chunk(16, dim=1)
+            found = torch.cat([self._hardness(self._sharp(part, size)) for part in parts])
+            self._limits[size, rendered] = self._hardness.limit(found)
+        return self._limits[size, rendered]
+
+    def _of_kind(self, draws: Tensor, rendered: Tensor, size: int) -> Tensor:
+        """Draws from 0 to 1 moved to where :meth:`_chosen` takes them for pictures of a kind."""
+        share = self._rendered_share(size)
+        return torch.where(rendered, share * draws, share + (1 - share) * draws)
 
     def _draw_size(self, draws: torch.Generator) -> int:
         """Half of the batches are not rescaled; the others take each reduction equally often."""
@@ -164,9 +238,7 @@ class PatchBatches:
         Where one kind is too small for a size, all patches come from the other.
         """
         photographs, rendered = self._eligible[size]
-        share = self.config.rendered if len(rendered) else 0.0
-        if not len(photographs):
-            share = 1.0
+        share = self._rendered_share(size)
         if share == 0:
             return _pick(photographs, picks)
         if share == 1:
@@ -176,6 +248,12 @@ class PatchBatches:
             _pick(photographs, (picks - share) / (1 - share)),
         )
         return torch.where(picks < share, first, second)
+
+    def _rendered_share(self, size: int) -> float:
+        photographs, rendered = self._eligible[size]
+        if not len(photographs):
+            return 1.0
+        return self.config.rendered if len(rendered) else 0.0
 
     def _low(self, hr: Tensor, step: int) -> Tensor:
         if self._degradation is not None:
@@ -230,6 +308,19 @@ class WholeBatches:
         which = order[places % len(order)].to(self._hr.device)
         lr, hr = (_to_float(t[which].to(self.device)) for t in (self._lr, self._hr))
         return Batch(lr=lr, hr=hr)
+
+
+class StagedBatches:
+    """Batches of one kind until a step, and of another from there."""
+
+    def __init__(self, first: Batches, last: Batches, start: int) -> None:
+        """``last`` gives the batches from step ``start`` on."""
+        self.steps_per_epoch = first.steps_per_epoch
+        self._first, self._last, self._start = first, last, start
+
+    def sample(self, step: int) -> Batch:
+        """The batch of one step; always the same for the same step."""
+        return (self._first if step < self._start else self._last).sample(step)
 
 
 class Ahead:

@@ -113,9 +113,8 @@ class Trainer:
         self.validation = Validation(
             picture_pairs(files, whole=whole), device=self.device, rgb=whole is not None
         )
-        scale = self.batches.steps_per_epoch if config.schedule.unit == "epochs" else 1
-        self._unit = scale
-        self.steps = config.schedule.length * scale
+        self._unit = self.batches.steps_per_epoch if config.schedule.unit == "epochs" else 1
+        self.steps = config.schedule.updates(self.batches.steps_per_epoch)
         self.folder = RunFolder(out)
         self.step = 0
         self._psnr: float | None = None

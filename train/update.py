@@ -16,6 +16,7 @@ from srtrt.networks.rewrites import forward_with_folded_tail
 from srtrt.train.config import TrainConfig
 from srtrt.train.data import Batch
 from srtrt.train.distributed import World, join_batchnorm
+from srtrt.train.sections import in_last_share
 
 Losses = dict[str, Tensor]
 
@@ -23,7 +24,8 @@ Losses = dict[str, Tensor]
 def learning_rate(config: TrainConfig, highest: float, step: int, steps: int) -> float:
     """Linear warm-up, then the schedule's decay.
 
-    ``cosine`` is half a cosine down to zero (Loshchilov and Hutter, "SGDR", 2017).
+    ``cosine`` is half a cosine down to zero (Loshchilov and Hutter, "SGDR", 2017); ``tail`` stays
+    constant, so that a run can be cut anywhere, until it falls linearly to zero.
     """
     schedule = config.schedule
     rate = highest * min(1.0, (step + 1) / max(1, schedule.warmup_steps))
@@ -31,6 +33,8 @@ def learning_rate(config: TrainConfig, highest: float, step: int, steps: int) ->
         return rate * 0.5 * (1 + math.cos(math.pi * step / steps))
     if schedule.decay == "halves":
         return rate * 0.5 ** sum(step >= share * steps for share in schedule.halve_at)
+    if schedule.decay == "tail":
+        return rate * min(1.0, (steps - step) / max(1.0, schedule.tail * steps))
     return rate
 
 
@@ -78,6 +82,9 @@ def adversarial_loss(real: Tensor | None, fake: Tensor, *, relative_to: Mean | N
 class Update:
     """The networks of a run with their optimisers, and what one step does to them.
 
+    ``content`` gives the features of a picture or, where the settings say ``lpips``, the distance
+    ``[N]`` of two pictures.
+
     Attributes:
         networks: ``generator`` and, in an adversarial run, ``discriminator``.
         optimisers: the Adam of each, by the same names.
@@ -118,9 +125,9 @@ class Update:
         self._relative_to = world.joined_mean if relativistic else None
         self._generate = self._compiled(lambda x: forward_with_folded_tail(generator, x))
         self._judge = self._compiled(discriminator)
-        self._features = self._compiled(content)
+        self._content = self._compiled(content)
 
-    def _compiled(self, function: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
+    def _compiled(self, function: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
         """The function under autocast, compiled where the settings say so; float32 results."""
         run_config = self.config.run
         wanted = run_config.compile
@@ -128,12 +135,12 @@ class Update:
         if function is not None and (wanted == "on" or (wanted == "auto" and by_default)):
             function = torch.compile(function, dynamic=False)
 
-        def run(x: Tensor) -> Tensor:
+        def run(*pictures: Tensor) -> Tensor:
             assert function is not None
-            x = x.contiguous(memory_format=torch.channels_last)
+            pictures = tuple(p.contiguous(memory_format=torch.channels_last) for p in pictures)
             bf16 = self.config.run.precision == "bf16"
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-                return function(x).float()
+                return function(*pictures).float()
 
         return run
 
@@ -148,6 +155,9 @@ class Update:
             net.train()
             for group in self.optimisers[name].param_groups:
                 group["lr"] = learning_rate(self.config, self.highest[name], step, steps)
+        if in_last_share(self.config.schedule.freeze_batchnorm_share, step, steps):
+            freeze_batchnorm(self.networks["generator"])
+        late = in_last_share(self.config.loss.final_mse_share, step, steps)
         parts = batch.parts(self.config.schedule.accumulate)
         totals: Losses = {}
         output: Tensor | None = None
@@ -164,7 +174,7 @@ class Update:
         for part in parts:
             if output is None or len(parts) > 1:
                 output = self._generate(part.lr)
-            losses = self._generator_losses(part, output)
+            losses = self._generator_losses(part, output, late=late)
             (losses["generator"] / len(parts)).backward()  # type: ignore[no-untyped-call]
             _add(totals, losses, len(parts))
         self._apply("generator")
@@ -187,24 +197,30 @@ class Update:
         real, fake = self._judge(batch.hr), self._judge(output.detach())
         return discriminator_loss(real, fake, labels=labels, relative_to=self._relative_to)
 
-    def _generator_losses(self, batch: Batch, output: Tensor) -> Losses:
+    def _generator_losses(self, batch: Batch, output: Tensor, *, late: bool) -> Losses:
         weights = self.config.loss
         losses: Losses = {}
         total = torch.zeros((), device=self.device)
-        measure = functional.l1_loss if weights.pixel == "l1" else functional.mse_loss
-        losses["pixel"] = measure(output, batch.hr)
+        squared = late or weights.pixel == "mse"
+        measure = functional.mse_loss if squared else functional.l1_loss
+        losses["pixel"] = measure(output, batch.hr) * (weights.final_mse_weight if late else 1.0)
         if weights.pixel_weight:
             total = total + weights.pixel_weight * losses["pixel"]
         if weights.content_weight:
-            with torch.no_grad():
-                wanted = self._features(batch.hr)
-            losses["content"] = functional.mse_loss(self._features(output), wanted)
+            losses["content"] = self._content_distance(output, batch.hr)
             total = total + weights.content_weight * losses["content"]
         if weights.adversarial_weight:
             losses["adversarial"] = self._adversarial(batch, output)
             total = total + weights.adversarial_weight * losses["adversarial"]
         losses["generator"] = total
         return losses
+
+    def _content_distance(self, output: Tensor, hr: Tensor) -> Tensor:
+        if self.config.loss.content_network == "lpips":
+            return self._content(output, hr).mean()
+        with torch.no_grad():
+            wanted = self._content(hr)
+        return functional.mse_loss(self._content(output), wanted)
 
     def _adversarial(self, batch: Batch, output: Tensor) -> Tensor:
         """The adversarial loss through the frozen discriminator."""
@@ -218,6 +234,16 @@ class Update:
             return adversarial_loss(real, self._judge(output), relative_to=self._relative_to)
         finally:
             judge.requires_grad_(True)
+
+
+def freeze_batchnorm(net: nn.Module) -> None:
+    """Lets every BatchNorm2d normalise with its running statistics and leave them as they are.
+
+    Gains and biases are trained on. ``net.train()`` undoes it.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def _add(totals: Losses, losses: Losses, parts: int) -> None:

@@ -25,6 +25,10 @@ TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8",
     "schedule.warmup_steps=2", "run.log_every=4", "discriminator.features=4",
 ]  # fmt: skip
+STAGES = [
+    "schedule.decay=tail", "schedule.tail=0.5", "data.hard_share=0.8", "data.final_patch=12",
+    "data.final_patch_share=0.6", "loss.final_mse_share=0.7", "schedule.freeze_batchnorm_share=0.5",
+]  # fmt: skip
 ADVERSARIAL = ["loss.adversarial_weight=0.01", "loss.adversarial=relativistic"]
 
 
@@ -112,7 +116,9 @@ def test_rendered_pictures_are_told_apart_from_photographs(
     assert "data.rendered_pictures=2, now it is 3" in again.output
 
 
-@pytest.mark.parametrize("settings", [[], ADVERSARIAL], ids=["psnr", "adversarial"])
+@pytest.mark.parametrize(
+    "settings", [[], ADVERSARIAL, STAGES], ids=["psnr", "adversarial", "stages"]
+)
 def test_a_killed_run_goes_on_to_the_same_weights(
     settings: list[str], picture_folder: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,14 @@ def test_values_are_taken_as_people_write_them() -> None:
         ("data.recolour=lots", "expected a number"),
         ("data.rendered=1", "data.rendered is 1"),
         ("data.rendered_pictures=0", "data.rendered_pictures is 0"),
+        ("data.hard_share=-1", "data.hard_share is -1.0; expected a share from 0 to 1"),
+        ("data.final_patch=2", "data.final_patch is 2; expected 4 to 4096"),
+        ("data.final_patch_share=1.5", "data.final_patch_share is 1.5"),
+        ("loss.final_mse_share=2", "loss.final_mse_share is 2"),
+        ("loss.final_mse_weight=0", "loss.final_mse_weight is 0.0; expected more than 0"),
+        ("loss.content_network=resnet", "expected one of vgg19, vgg16, lpips"),
+        ("schedule.tail=0", "schedule.tail is 0.0; expected a share above 0"),
+        ("schedule.freeze_batchnorm_share=7", "schedule.freeze_batchnorm_share is 7"),
         ("loss.pixel=huber", "loss.pixel is 'huber'; expected one of l1, mse"),
         ("loss.pixel_weight=0", "loss.pixel_weight is 0"),
         ("schedule.learning_rate=7", "schedule.learning_rate is 7"),
@@ -54,6 +62,12 @@ def test_wrong_settings_are_named(setting: str, message: str) -> None:
     with pytest.raises(SrtrtError) as caught:
         TrainConfig().with_settings([setting])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["data.final_patch=56", "data.hard_share=0.5"])
+def test_whole_pictures_have_no_crops_to_choose(setting: str) -> None:
+    with pytest.raises(UsageError, match=r"data\.mode whole, which cuts no patches"):
+        TrainConfig().with_settings(["data.mode=whole", setting])
 
 
 def test_files_that_are_no_configuration_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from srtrt.errors import TrainingError
 from srtrt.resample import resize_bicubic
 from srtrt.train.cache import open_cache
 from srtrt.train.config import TrainConfig
@@ -163,6 +164,89 @@ def test_links_to_pictures_elsewhere_are_named_as_they_are_called(
     names = {f"linked-{picture.name}": picture for picture in picture_folder.iterdir()}
     sizes = {name: picture.stat().st_size for name, picture in names.items()}
     assert pictures.manifest()["files"] == sizes
+
+
+def test_the_last_patches_of_a_run_are_larger(picture_folder: Path, tmp_path: Path) -> None:
+    small = TrainConfig().with_settings(["data.patch=8", "data.batch=4", "schedule.length=10"])
+    grown = small.with_settings(["data.final_patch=12", "data.final_patch_share=0.3"])
+    pictures = Pictures.open([picture_folder], grown)
+    assert pictures.cache.sha256 == Pictures.open([picture_folder], small).cache.sha256
+    before, after = (pictures.batches(c, device=CPU, share=slice(None)) for c in (small, grown))
+    assert [after.sample(step).lr.shape[-1] for step in range(10)] == [8] * 7 + [12] * 3
+    assert [after.sample(step).hr.shape[-1] for step in (6, 7)] == [32, 48]
+    assert torch.equal(after.sample(6).hr, before.sample(6).hr)
+    # In epochs, the share is one of their updates: 3 pictures are one batch.
+    epochs = grown.with_settings(["schedule.unit=epochs", "data.batch=3", "schedule.length=20"])
+    maker = pictures.batches(epochs, device=CPU, share=slice(None))
+    assert [maker.sample(step).lr.shape[-1] for step in (13, 14)] == [8, 12]
+    huge = grown.with_settings(["data.final_patch=400"])
+    with pytest.raises(TrainingError, match=r"400 LR pixels need pictures of 1624 pixels; .* has"):
+        pictures.batches(huge, device=CPU, share=slice(None))
+
+
+@pytest.fixture
+def three_kinds(tmp_path: Path) -> Path:
+    """Of 20 pictures 10 are smooth, 9 show edges, and one is noise; their red says which."""
+    folder, draws = tmp_path / "kinds", np.random.default_rng(1)
+    folder.mkdir()
+    side = 120
+    ramp = np.linspace(100, 110, side)[None, :, None]
+    bars = 100.0 + 10 * (np.arange(side) // 8 % 2)[None, :, None]
+    noise = draws.uniform(0, 255, (side, side, 1))
+    for number in range(20):
+        kind = 0 if number < 10 else 1 if number < 19 else 2
+        picture = np.broadcast_to([ramp, bars, noise][kind], (side, side, 3)).copy()
+        picture[..., 2] = (0, 128, 255)[kind]
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    return folder
+
+
+def shares_of(folder: Path, hard_share: float) -> list[float]:
+    config = DataConfig(batch=64, patch=8, rescale=1.0, recolour=0.0, hard_share=hard_share)
+    batches = patches(folder, config)
+    reds = torch.cat([(255 * batches.sample(s).hr[:, 0]).mean((1, 2)).round() for s in range(20)])
+    return [float((reds == red).float().mean()) for red in (0, 128, 255)]
+
+
+def test_hard_crops_are_drawn_more_often_and_the_worst_are_not(three_kinds: Path) -> None:
+    plain, chosen = shares_of(three_kinds, 0.0), shares_of(three_kinds, 1.0)
+    assert plain == pytest.approx([0.5, 0.45, 0.05], abs=0.04)
+    # Of two crops the harder one: smooth where both are smooth or the other is noise.
+    assert chosen == pytest.approx([0.5**2 + 0.05, 0.7, 0.0025], abs=0.04)
+    half = shares_of(three_kinds, 0.5)
+    assert half == pytest.approx(
+        [(a + b) / 2 for a, b in zip(plain, chosen, strict=True)], abs=0.05
+    )
+
+
+def test_hard_crops_leave_the_share_of_rendered_pictures(three_kinds: Path) -> None:
+    """The rendered pictures, last in the order of names, are the hardest."""
+    rename = {f"{n}.png": f"{n:02d}.png" for n in range(20)}
+    for old, new in rename.items():
+        (three_kinds / old).rename(three_kinds / new)
+    config = DataConfig(
+        batch=64, patch=8, rescale=1.0, recolour=0.0, rendered=0.2, hard_share=1.0
+    )  # fmt: skip
+    maker = patches(three_kinds, config, rendered=10)
+    reds = torch.cat([(255 * maker.sample(s).hr[:, 0]).mean((1, 2)).round() for s in range(20)])
+    shares = [float((reds == red).float().mean()) for red in (0, 128, 255)]
+    assert shares[0] == pytest.approx(0.8, abs=0.04)
+    assert shares[2] < 0.2 * 0.1
+
+
+def test_hard_crops_are_the_same_in_every_run_and_process(picture_folder: Path) -> None:
+    config = DataConfig(batch=6, patch=8, hard_share=0.7)
+    maker = patches(picture_folder, config)
+    whole = [maker.sample(step) for step in range(8)]
+    for step in (5, 2, 7):
+        again = patches(picture_folder, config).sample(step)
+        assert torch.equal(again.lr, whole[step].lr)
+        for rank in range(3):
+            part = patches(picture_folder, config, share=slice(rank, None, 3)).sample(step)
+            assert torch.equal(part.hr, whole[step].hr[rank::3])
+    plain = patches(picture_folder, DataConfig(batch=6, patch=8))
+    kept = [(a.hr == plain.sample(s).hr).flatten(1).all(1) for s, a in enumerate(whole)]
+    assert 0.3 < float(torch.cat(kept).float().mean()) < 0.9, "the rest is as without it"
 
 
 def test_whole_pictures_come_in_shuffled_epochs(picture_folder: Path) -> None:

@@ -61,6 +61,18 @@ def test_schedules() -> None:
     assert learning_rate(constant, 0.3, 99, 100) == 0.3
 
 
+def test_a_run_with_a_tail_can_be_cut_anywhere() -> None:
+    tail = settings("schedule.decay=tail", "schedule.tail=0.2", "schedule.warmup_steps=10")
+    rates = [learning_rate(tail, 1.0, step, 1000) for step in range(1001)]
+    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert set(rates[10:801]) == {1.0}
+    assert rates[900] == pytest.approx(0.5)
+    assert rates[1000] == 0
+    assert rates[800:] == sorted(rates[800:], reverse=True)
+    # What was done before the tail of a shorter run is what a longer one does, too.
+    assert [learning_rate(tail, 1.0, step, 5000) for step in range(800)] == rates[:800]
+
+
 def test_adversarial_losses_are_those_of_their_papers() -> None:
     real, fake, labels = torch.tensor([[2.0], [0.5]]), torch.tensor([[-1.0], [0.3]]), torch.ones(2)
     log_sigmoid = functional.logsigmoid
@@ -86,6 +98,49 @@ def test_the_generator_loss_is_the_weighted_sum(vgg_file: Path) -> None:
     total = 0.5 * losses["pixel"] + 2 * losses["content"] + 0.25 * losses["adversarial"]
     assert float(losses["generator"]) == pytest.approx(float(total), rel=1e-5)
     assert all(value > 0 for value in losses.values())
+
+
+def norms(update: Update) -> list[torch.nn.BatchNorm2d]:
+    modules = update.networks["generator"].modules()
+    return [m for m in modules if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_gains() -> None:
+    update = make(settings("schedule.freeze_batchnorm_share=0.4", "schedule.learning_rate=1e-3"))
+    seen = [[norm.running_var.clone() for norm in norms(update)]]  # type: ignore[union-attr]
+    gains = []
+    for step in range(10):
+        update(batch(), step, 10)
+        seen.append([norm.running_var.clone() for norm in norms(update)])  # type: ignore[union-attr]
+        gains.append([norm.weight.detach().clone() for norm in norms(update)])
+    for step in range(10):
+        moved = [not torch.equal(a, b) for a, b in zip(seen[step], seen[step + 1], strict=True)]
+        assert all(moved) if step < 6 else not any(moved)
+    assert all(not torch.equal(a, b) for a, b in zip(gains[6], gains[9], strict=True))
+
+
+def test_frozen_batchnorm_normalises_as_in_use() -> None:
+    """With its rate at zero, what the generator loses in training is what it loses in use."""
+    config = settings("schedule.freeze_batchnorm_share=0.5", "schedule.learning_rate=1e-12")
+    torch.manual_seed(0)
+    net = Generator(config.generator)  # one that BatchNorm matters to, unlike interpolation
+    update = Update(config, net, None, None, device=CPU, world=World())
+    losses = [float(update(batch(), step, 40)["pixel"]) for step in range(40)]
+    with torch.no_grad():
+        in_use = float(functional.l1_loss(net.eval()(batch().lr), batch().hr))
+    assert losses[-1] == pytest.approx(in_use, rel=1e-5)
+    assert losses[0] != pytest.approx(in_use, rel=1e-5)
+
+
+def test_the_pixel_loss_ends_as_mean_squared_error() -> None:
+    late = settings("loss.final_mse_share=0.5", "loss.final_mse_weight=8")
+    plain, squared = make(settings()), make(settings("loss.pixel=mse"))
+    update = make(late)
+    first = float(update(batch(), 4, 10)["pixel"])
+    assert first == pytest.approx(float(plain(batch(), 4, 10)["pixel"]), rel=1e-6)
+    update = make(late)
+    last = float(update(batch(), 5, 10)["pixel"])
+    assert last == pytest.approx(8 * float(squared(batch(), 5, 10)["pixel"]), rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["plain", "relativistic"])
