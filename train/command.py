@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from srtrt import packages, signals
-from srtrt.errors import OutputError, UsageError
-from srtrt.locks import output_claimed
+from srtrt import packages
+from srtrt.errors import UsageError
 from srtrt.nearest import did_you_mean
 from srtrt.paths import require_file, require_folder_writable
-from srtrt.terminal import console, put, say
-from srtrt.text import printable
+from srtrt.terminal import put, say
+from srtrt.train.command_parts import claimed, introduce, nothing, progress_line, stop_request
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from srtrt.train.config import TrainConfig
     from srtrt.train.loop import Trainer
-    from srtrt.train.pictures import Pictures
-    from srtrt.train.progress import Progress
-
-Tell = Callable[[str], None]
-"""What says a sentence."""
 
 _LONGEST_NAME = 100
 """Characters of a model's name, of which exported files are called."""
@@ -93,25 +80,34 @@ def train(
         raise UsageError("--preset and --config are two sources of settings; give one of them.")
     silent = quiet or os.environ.get("RANK", "0") != "0"
     packages.load(_MODULES, extra="train", purpose="`srtrt train`", quiet=silent)
+    from srtrt.train.content import load_content, with_content, with_content_of
     from srtrt.train.determinism import resuming
     from srtrt.train.device import choose_device
     from srtrt.train.distributed import World
     from srtrt.train.loop import Trainer
     from srtrt.train.pictures import Pictures
+    from srtrt.train.run_folder import RunFolder
 
     origin = Path(branch) if branch else folder
     chosen = _settings(folder, origin, (preset, config), settings, resume=resume)
     where = choose_device(device)
     world = World.join(where)
-    tell = _nothing if quiet or not world.first else say
+    tell = nothing if quiet or not world.first else say
     with ExitStack() as ending:
         ending.callback(world.leave)
         if world.first:
-            ending.enter_context(_claimed(folder))
+            ending.enter_context(claimed(folder))
+        # Before pictures are cached, which may take long.
+        content = load_content(chosen, None if vgg is None else Path(vgg))
+        chosen = with_content(
+            with_content_of(chosen, RunFolder(folder)) if resume else chosen, content
+        )
         if chosen.data.rendered:
             tell(f"drawing {chosen.data.rendered_pictures} pictures, if no earlier run left them")
         pictures = Pictures.open([Path(d) for d in data], chosen)
-        _introduce(tell, pictures)
+        introduce(tell, pictures)
+        if chosen.schedule.unit == "epochs":
+            tell(f"an epoch is {chosen.schedule.epoch_in_words}")
         trainer = Trainer(
             chosen,
             pictures,
@@ -120,7 +116,7 @@ def train(
             validation_files=_validation_files(val),
             device=where,
             init=_checkpoint(init),
-            content=_content(chosen, vgg),
+            content=content,
             world=world,
         )
         for note in _restored(trainer, branch, resume=resume):
@@ -128,7 +124,7 @@ def train(
         if resume and (known := resuming(where, chosen.run.deterministic)):
             tell(f"note: {known}")
         tell(str(trainer.arithmetic))
-        with _stop_request() as should_stop, _progress_line(tell) as show:
+        with stop_request() as should_stop, progress_line(tell) as show:
             result = trainer.run(on_progress=show, should_stop=should_stop)
     if not result.finished:
         tell(f"stopped after step {result.steps}; continue with --resume")
@@ -178,25 +174,6 @@ def _check_files(config: str | None, init: str | None, vgg: str | None) -> None:
         expected = f"a .safetensors checkpoint, or one of {', '.join(PURPOSES)}"
         hint = did_you_mean(init, PURPOSES)
         require_file(init, option="--init", expected=expected, hint=hint)
-
-
-def _nothing(_text: str) -> None:
-    """Says nothing."""
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Makes the run folder and keeps other runs from it; one that stays empty is removed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}).") from error
-    with output_claimed(folder):
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def _settings(
@@ -251,59 +228,3 @@ def _checkpoint(init: str | None) -> Path | None:
     if init is None:
         return None
     return bundled_checkpoint(init) or Path(init)
-
-
-def _content(config: TrainConfig, vgg: str | None) -> nn.Module | None:
-    from srtrt.networks.vgg import load_vgg
-
-    if config.loss.content_weight == 0:
-        return None
-    return load_vgg(Path(vgg) if vgg else None, config.loss.content_layer)
-
-
-def _introduce(tell: Tell, pictures: Pictures) -> None:
-    dataset, cache = pictures.dataset, pictures.cache
-    tell(f"{dataset.name}: {len(pictures.photographs)} pictures")
-    if pictures.rendered:
-        tell(f"rendered: {len(cache.files) - len(pictures.photographs)} pictures")
-    for path, reason in cache.skipped:
-        tell(f"skipped {path}: {reason}")
-    if cache.skipped:
-        tell(f"{len(cache.skipped)} pictures skipped")
-    if cache.rebuilt_because:
-        tell(f"note: {cache.rebuilt_because}")
-
-
-@contextmanager
-def _progress_line(tell: Tell) -> Iterator[Callable[[Progress], None]]:
-    """One live line on a terminal; a line for each report elsewhere."""
-    if tell is _nothing or not sys.stderr.isatty():
-        yield lambda progress: tell(_progress_text(progress))
-        return
-    from rich.live import Live
-
-    with Live(console=console(), auto_refresh=False) as live:
-        yield lambda progress: live.update(printable(_progress_text(progress)), refresh=True)
-
-
-def _progress_text(progress: Progress) -> str:
-    losses = "  ".join(f"{name} {value:.5f}" for name, value in progress.losses.items())
-    psnr = "" if progress.psnr is None else f"  PSNR {progress.psnr:.2f} dB"
-    eta = timedelta(seconds=round(progress.eta_seconds))
-    return (
-        f"step {progress.step}/{progress.steps}  epoch {progress.epoch:.1f}  {losses}{psnr}  "
-        f"{1 / progress.seconds_per_step:.2f} steps/s  ETA {eta}"
-    )
-
-
-@contextmanager
-def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a wish met after the current update."""
-    asked = threading.Event()
-
-    def ask(number: int, _frame: object) -> None:
-        asked.set()
-        signal.signal(number, signals.interrupt)
-
-    with signals.handled_by(ask):
-        yield asked.is_set

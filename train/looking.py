@@ -80,10 +80,12 @@ class RunView:
                 self._writer.add_scalar(name, float(value), step)
             self._writer.flush()
 
-    def samples(self, step: int, pictures: Sequence[Triple]) -> Path:
-        """Writes a grid of pictures to ``samples/step-00000100.png`` and to TensorBoard.
+    def samples(self, kind: str, place: str, step: int, pictures: Sequence[Triple]) -> Path:
+        """Writes a grid of pictures to ``samples/KIND-PLACE.png`` and to TensorBoard.
 
         Args:
+            kind: which pictures these are, such as ``validation``.
+            place: where the run stands, such as ``epoch-00100``.
             step: updates done so far.
             pictures: see :func:`sample_grid`.
 
@@ -96,15 +98,15 @@ class RunView:
         """
         grid = sample_grid(pictures)
         _, png = cv2.imencode(".png", cv2.cvtColor(grid, cv2.COLOR_RGB2BGR))
-        path = self._samples / f"step-{step:08d}.png"
+        path = self._samples / f"{kind}-{place}.png"
         with replace_when_complete(path) as part:
             part.write_bytes(png.tobytes())
         with _writing(self._events):
-            self._writer.add_image("samples", grid, step, dataformats="HWC")
+            self._writer.add_image(f"samples/{kind}", grid, step, dataformats="HWC")
             self._writer.flush()
         return path
 
-    def plots(self, log: Path) -> list[Path]:
+    def plots(self, log: Path, weights: Mapping[str, float] | None = None) -> list[Path]:
         """Draws ``plots/*.png`` again from the run's log; see :func:`srtrt.train.plots.draw_plots`.
 
         Returns:
@@ -114,7 +116,7 @@ class RunView:
             InputError: if the log cannot be read.
             OutputError: if a file cannot be written.
         """
-        return draw_plots(log, self._plots)
+        return draw_plots(log, self._plots, weights)
 
     def close(self) -> None:
         """Completes the event file; nothing may be added after it.

@@ -15,27 +15,21 @@ import torch
 from torch import nn
 
 from srtrt.errors import TrainingError
-from srtrt.networks.checkpoint import (
-    generator_state,
-    load_checkpoint,
-    make_spec,
-    round_to_half,
-    save_checkpoint,
-)
-from srtrt.networks.generator import Generator
-from srtrt.networks.initialise import initialise_as_interpolation
+from srtrt.networks.checkpoint import generator_state, make_spec, round_to_half, save_checkpoint
 from srtrt.train.config import TrainConfig
+from srtrt.train.content import content_facts, with_content
 from srtrt.train.data import Batches
 from srtrt.train.determinism import determinism, fix_workspace
 from srtrt.train.distributed import World
 from srtrt.train.looking import RunView
 from srtrt.train.memory import memory_errors_said
+from srtrt.train.networks import build_discriminator, build_generator
 from srtrt.train.pictures import Pictures
 from srtrt.train.precision import Arithmetic
 from srtrt.train.progress import Progress, TrainingResult
-from srtrt.train.run_folder import BEST, CHECKPOINT, LOG, Counters, RunFolder
+from srtrt.train.run_folder import BEST, CHECKPOINT, LOG, MILESTONES, Counters, RunFolder
 from srtrt.train.state import Average, TrainingState
-from srtrt.train.update import Losses, Update, build_discriminator, learning_rate
+from srtrt.train.update import Losses, Update, learning_rate
 from srtrt.train.validate import Pair, Validation, picture_pairs
 
 MANIFEST_KEY = "srtrt.data_manifest"
@@ -82,7 +76,8 @@ class Trainer:
             world: the processes that train together; by default this one alone.
 
         Raises:
-            TrainingError: if ``init`` or ``content`` does not fit, or memory runs out.
+            TrainingError: if ``init`` or ``content`` does not fit, the settings name another file
+                of the content network, or memory runs out.
         """
         if config.run.deterministic:
             fix_workspace()
@@ -90,12 +85,12 @@ class Trainer:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._free_precision = config.run.precision == "auto"
         self.arithmetic = Arithmetic.choose(config, self.device, self.world)
-        config = self.arithmetic.apply(config)
+        config = with_content(self.arithmetic.apply(config), content)
         self.config, self.pictures, self.name = config, pictures, name
         if config.loss.content_weight and content is None:
             raise TrainingError("loss.content_weight is above 0, but there is no content network.")
         torch.manual_seed(config.run.seed)
-        self.net = self._initial_network(init)
+        self.net = build_generator(config, init)
         self.update = Update(
             config,
             self.net,
@@ -113,26 +108,14 @@ class Trainer:
         self.validation = Validation(
             picture_pairs(files, whole=whole), device=self.device, rgb=whole is not None
         )
-        self._unit = self.batches.steps_per_epoch if config.schedule.unit == "epochs" else 1
+        self._epoch = config.schedule.updates_per_epoch(self.batches.steps_per_epoch)
+        self._unit = self._epoch if config.schedule.unit == "epochs" else 1
         self.steps = config.schedule.updates(self.batches.steps_per_epoch)
         self.folder = RunFolder(out)
         self.step = 0
         self._psnr: float | None = None
         self._best = -math.inf
         self._recent: list[float] = []
-
-    def _initial_network(self, init: Path | None) -> Generator:
-        net = Generator(self.config.generator)
-        if init is None:
-            initialise_as_interpolation(net)
-            return net
-        start, _ = load_checkpoint(init)
-        if start.config != net.config:
-            raise TrainingError(
-                f"{init} holds {start.config}; the settings ask for {net.config}. "
-                "Give the same generator.blocks, features and upsampler with --set."
-            )
-        return start
 
     def resume(self) -> tuple[str, ...]:
         """Goes back to the run folder's newest saved state that is intact.
@@ -227,7 +210,7 @@ class Trainer:
     def _open_folder(self) -> RunView | None:
         if not self.world.first:
             return None
-        self.folder.start(self.config.to_yaml(), self.pictures.manifest())
+        self.folder.start(self.config.to_yaml(), self._manifest())
         self.folder.forget_after(self.step)
         return RunView(self.folder.path, first_step=self.step)
 
@@ -247,10 +230,8 @@ class Trainer:
             self.step += 1
             counted += 1
             run = self.config.run
-            look = any(
-                self._due(n)
-                for n in (run.log_every, run.save_every, run.validate_every, run.sample_every)
-            )
+            every = (run.log_every, run.save_every, run.validate_every, run.sample_every)
+            look = self._at_milestone() or any(self._due(n) for n in every)
             # Several processes agree only now and then, because agreeing waits for the devices.
             if look or self.world.size == 1:
                 stopped = self.world.agree(should_stop())
@@ -270,6 +251,16 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % (every * self._unit) == 0
+
+    def _at_milestone(self) -> bool:
+        return any(self.step == each * self._unit for each in self.config.run.milestones)
+
+    def _place(self) -> str:
+        """Where the run stands, as a part of file names that sorts."""
+        if self.config.schedule.unit == "steps":
+            return f"step-{self.step:08d}"
+        epoch, rest = divmod(self.step, self._unit)
+        return f"epoch-{epoch:05d}" + (f"-step-{self.step:08d}" if rest else "")
 
     def _check(self, loss: float) -> None:
         advice = (
@@ -298,15 +289,18 @@ class Trainer:
     ) -> None:
         """Validates, logs, draws and reports what is due."""
         run = self.config.run
+        shown = last or self._at_milestone()
         line: dict[str, float] = {f"loss/{k}": v for k, v in means.items()}
         rate = learning_rate(self.config, self.config.schedule.learning_rate, self.step, self.steps)
         line |= {"learning_rate": rate, "steps_per_second": 1 / seconds}
-        if self.validation.pairs and (last or self._due(run.validate_every)):
+        if self.validation.pairs and (shown or self._due(run.validate_every)):
             line["psnr"] = self._validate()
-        epoch = self.step / self.batches.steps_per_epoch
+        if self._at_milestone():
+            self._write_checkpoint(f"{MILESTONES}/{self._place()}.safetensors")
+        epoch = self.step / self._epoch
         self.folder.log({"step": self.step, "epoch": round(epoch, 4), **line})
         view.scalars(self.step, line)
-        if last or self._due(run.sample_every):
+        if shown or self._due(run.sample_every):
             self._draw(view)
         if on_progress is not None:
             on_progress(
@@ -328,21 +322,25 @@ class Trainer:
         return self._psnr
 
     def _draw(self, view: RunView) -> None:
-        pairs = (self.validation.pairs or self._training_pairs())[:_SAMPLES]
-        shown = Validation(pairs, device=self.device)
-        enlarged = shown.enlarge(self.average.network(self.net))
-        triples = [(lr, sr, hr) for (lr, hr), sr in zip(pairs, enlarged, strict=True)]
-        view.samples(self.step, triples)
-        view.plots(self.folder.path / LOG)
+        net = self.average.network(self.net)
+        for kind, pairs in (
+            ("training", self._training_pairs()),
+            ("validation", self.validation.pairs[:_SAMPLES]),
+        ):
+            enlarged = Validation(pairs, device=self.device).enlarge(net)
+            triples = [(lr, sr, hr) for (lr, hr), sr in zip(pairs, enlarged, strict=True)]
+            if triples:
+                view.samples(kind, self._place(), self.step, triples)
+        view.plots(self.folder.path / LOG, self.config.loss.weights)
 
     def _training_pairs(self) -> list[Pair]:
-        """The run's first batch, shown where there are no validation pictures."""
+        """The first of the run's first batch, the same in every grid."""
         batch = self.batches.sample(0)
         lr, hr = (
             (t * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
             for t in (batch.lr, batch.hr)
         )
-        return list(zip(lr, hr, strict=True))
+        return list(zip(lr, hr, strict=True))[:_SAMPLES]
 
     def _save(self) -> None:
         self._write_checkpoint(CHECKPOINT)
@@ -373,5 +371,9 @@ class Trainer:
             quality = {"validation_psnr_db": round(psnr, 3)}
         config = self.config.generator
         spec = make_spec(state, config, self.name, training=training, quality=quality)
-        manifest = {MANIFEST_KEY: json.dumps(self.pictures.manifest())}
+        manifest = {MANIFEST_KEY: json.dumps(self._manifest())}
         save_checkpoint(self.folder.path / name, state, spec, extra=manifest)
+
+    def _manifest(self) -> dict[str, Any]:
+        """What the run learns from: its pictures, and the weights of its content network."""
+        return {**self.pictures.manifest(), **content_facts(self.config)}

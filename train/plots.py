@@ -25,6 +25,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3
 GREY = "#666666"
 POSITION = ("step", "epoch")
 """Keys of a line that say where the run stood; everything else is a curve."""
+TOTAL = "loss/generator"
+"""Key of the weighted sum of the generator's other losses."""
 SMOOTHED_FROM = 24
 """Fewer points than this are drawn as they are."""
 LOG_SCALE_FROM = 5.0
@@ -49,6 +51,22 @@ class Look:
     smooth: bool = True
     best: bool = False
     """Marks the highest value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pen:
+    """How one curve is drawn."""
+
+    colour: str
+    label: str
+    total: bool
+    """The sum of the other curves: dashed, above them."""
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments of matplotlib's ``plot``."""
+        look = {"linestyle": (0, (3, 2)), "zorder": 3} if self.total else {}
+        return {"color": self.colour, "label": self.label, **look}
 
 
 LOOKS = {
@@ -79,18 +97,21 @@ def require_matplotlib() -> None:
         raise MissingPackageError("matplotlib", "train", "training") from error
 
 
-def draw_plots(log: Path, folder: Path) -> list[Path]:
+def draw_plots(log: Path, folder: Path, weights: Mapping[str, float] | None = None) -> list[Path]:
     """Draws one PNG of 1200x675 pixels for each group of curves in a log.
 
     The losses of the generator and of the discriminator make a group each; any other key belongs
     to the group named by what is before its slash. Where there are enough points, a line lightly
-    smoothed without delay is drawn over the faint raw one.
+    smoothed without delay is drawn over the faint raw one. Of the generator's losses the sum is
+    dashed and on top, as its largest part may be all but equal to it.
 
     Args:
         log: a JSON object with ``step``, perhaps ``epoch``, and numbers by name on each line.
             Damaged lines are passed over, as a crash may leave one. Where the steps jump back, as
             after a resumed run, the later lines count.
         folder: existing folder of the PNG files.
+        weights: of the parts of the generator's loss, by name, such as ``pixel``. Parts are drawn
+            as they count in the sum; those of weight 0 are left out.
 
     Returns:
         The files, none if the log holds no numbers.
@@ -102,9 +123,15 @@ def draw_plots(log: Path, folder: Path) -> list[Path]:
     """
     require_matplotlib()
     lines = _read_log(log)
+    by_key = {f"loss/{name}": weight for name, weight in (weights or {}).items()}
     groups: dict[str, dict[str, Points]] = {name: {} for name in LOOKS}
     for key in sorted({key for line in lines for key in line}.difference(POSITION), key=_rank):
-        groups.setdefault(_group(key), {})[key] = _points(lines, key)
+        weight = by_key.get(key, 1.0)
+        if weight == 0:
+            continue
+        steps, values = _points(lines, key)
+        name = key if weight == 1 else f"{weight:g} * {key.removeprefix('loss/')}"
+        groups.setdefault(_group(key), {})[name] = steps, weight * values
     written = []
     for name, curves in groups.items():
         if not curves:
@@ -183,8 +210,9 @@ def _draw(look: Look, curves: Mapping[str, Points], last: Line) -> Figure:
     smoothed = False
     for index, (key, points) in enumerate(curves.items()):
         label = f"{_label(key)}  {points[1][-1]:{look.digits}}{look.unit}"
-        colour = COLOURS[index % len(COLOURS)]
-        smoothed |= _draw_curve(axes, points, label, colour, look.smooth, logarithmic)
+        total = key == TOTAL and len(curves) > 1
+        pen = Pen(colour=COLOURS[index % len(COLOURS)], label=label, total=total)
+        smoothed |= _draw_curve(axes, points, pen, look.smooth, logarithmic)
     _dress(axes, look, last, logarithmic)
     if look.loss or len(curves) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9, title="latest")
@@ -219,9 +247,7 @@ def _label(key: str) -> str:
     return name.replace("_", " ").strip().replace("$", r"\$")
 
 
-def _draw_curve(
-    axes: Axes, points: Points, label: str, colour: str, smooth: bool, logarithmic: bool
-) -> bool:
+def _draw_curve(axes: Axes, points: Points, pen: Pen, smooth: bool, logarithmic: bool) -> bool:
     """Draws one curve; says whether a smoothed line was drawn over it."""
     steps, values = points
     if logarithmic:  # a loss that is switched off is logged as zero, which such an axis cannot hold
@@ -229,11 +255,11 @@ def _draw_curve(
     marker = "o" if len(steps) < 40 and smooth else ""
     if not smooth or len(steps) < SMOOTHED_FROM:
         marker = "o" if len(steps) == 1 else marker
-        axes.plot(steps, values, color=colour, label=label, lw=1.6, marker=marker, ms=3.5)
+        axes.plot(steps, values, **pen.line, lw=1.6, marker=marker, ms=3.5)
         return False
-    axes.plot(steps, values, color=colour, lw=0.8, alpha=0.35, marker=marker, ms=3)
+    axes.plot(steps, values, color=pen.colour, lw=0.8, alpha=0.35, marker=marker, ms=3)
     line = np.exp(_smooth(np.log(values))) if logarithmic else _smooth(values)
-    axes.plot(steps, line, color=colour, label=label, lw=1.8)
+    axes.plot(steps, line, **pen.line, lw=1.8)
     return True
 
 

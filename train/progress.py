@@ -15,7 +15,7 @@ class Progress:
     steps: int
     """Updates in the whole run."""
     epoch: float
-    """Passes over the pictures so far."""
+    """Epochs so far, as ``schedule.epoch`` counts them."""
     losses: dict[str, float]
     """Mean of each loss since the last report; ``generator`` is the weighted sum."""
     seconds_per_step: float

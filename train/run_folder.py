@@ -22,6 +22,7 @@ CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
 LOG = "log.jsonl"
 STATES = "states"
+MILESTONES = "milestones"
 
 _RESUME = "resume with the same settings and pictures, or choose a new --out."
 _BRANCH = (
@@ -36,11 +37,12 @@ class RunFolder:
     ::
 
         config.yaml             the resolved settings
-        manifest.json           the pictures, by name and size in bytes
+        manifest.json           the pictures, by name and size in bytes; the content network
         log.jsonl               one line of figures at each logged step
         generator.safetensors   the averaged weights, newest
         best.safetensors        the averaged weights of the best validation PSNR
         states/                 the newest states to resume from
+        milestones/             the averaged weights at each of run.milestones
         samples/ plots/ tensorboard/
     """
 
@@ -58,7 +60,8 @@ class RunFolder:
             OutputError: if it cannot be written.
         """
         try:
-            (self.path / STATES).mkdir(parents=True, exist_ok=True)
+            for name in (STATES, MILESTONES):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be made ({error.strerror}).") from error
         self.write(CONFIG, config)

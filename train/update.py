@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srtrt.networks.discriminator import Discriminator, PatchDiscriminator
 from srtrt.networks.generator import Generator
 from srtrt.networks.rewrites import forward_with_folded_tail
 from srtrt.train.config import TrainConfig
@@ -36,15 +35,6 @@ def learning_rate(config: TrainConfig, highest: float, step: int, steps: int) ->
     if schedule.decay == "tail":
         return rate * min(1.0, (steps - step) / max(1.0, schedule.tail * steps))
     return rate
-
-
-def build_discriminator(config: TrainConfig) -> nn.Module | None:
-    """The discriminator a run needs, or None."""
-    if config.loss.adversarial_weight == 0:
-        return None
-    if config.discriminator.head == "dense":
-        return Discriminator(4 * config.data.patch)
-    return PatchDiscriminator(config.discriminator.features)
 
 
 Mean = Callable[[Tensor], Tensor]

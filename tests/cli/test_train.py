@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from srtrt.cli import main
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.train.config import preset, preset_names, read_config
+from srtrt.train.state import read_facts
 
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8",
@@ -87,8 +89,8 @@ def test_training_improves_on_its_own_pictures(picture_folder: Path, tmp_path: P
     states = sorted(p.name for p in (run / "states").iterdir())
     assert states == [f"state-{step:08d}.safetensors" for step in (40, 50, 60)]
     assert {p.name for p in (run / "samples").iterdir()} == {
-        "step-00000030.png", "step-00000060.png",
-    }  # fmt: skip
+        f"{kind}-step-{step:08d}.png" for kind in ("training", "validation") for step in (30, 60)
+    }
     assert (run / "plots" / "psnr.png").exists()
 
 
@@ -223,31 +225,72 @@ def test_unusable_pictures_are_skipped_and_counted(picture_folder: Path, tmp_pat
     assert "none of 2 images" in empty.output
 
 
-@pytest.mark.parametrize("upsampler", ["pixelshuffle", "nearest"])
+@pytest.mark.parametrize(
+    ("upsampler", "epoch", "steps"),
+    [("pixelshuffle", "pass", [2, 4]), ("nearest", "batch", [1, 2])],  # three pictures, two a batch
+)
 def test_the_recipe_of_the_report_runs(
-    upsampler: str, picture_folder: Path, tmp_path: Path, vgg_file: Path
+    upsampler: str,
+    epoch: str,
+    steps: list[int],
+    picture_folder: Path,
+    tmp_path: Path,
+    vgg_file: Path,
 ) -> None:
     result = train(
         "--preset", "report", "--data", picture_folder, "--val", picture_folder,
         "--out", tmp_path, "--vgg", vgg_file,
         *with_settings(
-            f"generator.upsampler={upsampler}", "schedule.length=2", "run.save_every=1",
-            "run.sample_every=1", "run.log_every=1", "loss.content_layer=block1_conv2",
+            f"generator.upsampler={upsampler}", f"schedule.epoch={epoch}", "schedule.length=2",
+            "run.sample_every=9", "run.log_every=1", "loss.content_layer=block1_conv2",
+            "run.milestones=[1, 2]",
         ),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
+    assert f"an epoch is {'one batch' if epoch == 'batch' else 'a pass'}" in result.output
     log = read_log(tmp_path)
-    assert [line["step"] for line in log] == [2, 4]  # three pictures in batches of two
-    assert log[-1]["epoch"] == 2
+    assert [line["step"] for line in log] == steps
+    assert [line["epoch"] for line in log] == [1, 2]
     for line in log:
         parts = line["loss/content"] + 1e-3 * line["loss/adversarial"]
         assert line["loss/generator"] == pytest.approx(parts, rel=1e-4)
         assert 0 < line["loss/discriminator"] < 5
-    names = {p.name for p in (tmp_path / "samples").iterdir()}
-    assert names == {"step-00000002.png", "step-00000004.png"}
+        assert "psnr" in line
+    assert {p.name for p in (tmp_path / "samples").iterdir()} == {
+        f"{kind}-epoch-0000{each}.png" for kind in ("training", "validation") for each in (1, 2)
+    }
     assert len(list((tmp_path / "plots").glob("*loss*.png"))) == 2
     _, spec = load_checkpoint(tmp_path / "generator.safetensors")
     assert spec.config["upsampler"] == upsampler
+    kept = [tmp_path / "milestones" / f"epoch-0000{each}.safetensors" for each in (1, 2)]
+    assert [load_checkpoint(path)[1].training["steps"] for path in kept] == steps
+    assert kept[1].read_bytes() == (tmp_path / "generator.safetensors").read_bytes()
+
+
+def test_a_run_goes_on_with_its_own_content_network_alone(
+    picture_folder: Path, tmp_path: Path, vgg_file: Path
+) -> None:
+    run, digest = tmp_path / "run", hashlib.sha256(vgg_file.read_bytes()).hexdigest()
+    given = ["--preset", "report", "--data", picture_folder, "--out", run]
+    settings = with_settings("schedule.length=1", "loss.content_layer=block1_conv2")
+    assert train(*given, "--vgg", vgg_file, *settings).exit_code == 0
+    content = {"network": "VGG19", "layer": "block1_conv2", "layout": "torchvision"}
+    assert json.loads((run / "manifest.json").read_text())["content"] == content | {
+        "sha256": digest
+    }
+    assert read_config(run / "config.yaml").loss.content_sha256 == digest
+    loss = load_checkpoint(run / "generator.safetensors")[1].training["settings"]["loss"]
+    assert (loss["content_sha256"], loss["content_layout"]) == (digest, "torchvision")
+    (state,) = (run / "states").iterdir()
+    assert read_facts(state)["loss.content_sha256"] == digest
+    other = tmp_path / "other.pth"
+    torch.save({k: v + 1e-3 for k, v in torch.load(vgg_file).items()}, other)
+    for sources in (["--data", picture_folder, "--out", run], [*given, *settings]):
+        refused = train(*sources, "--vgg", other, "--resume")
+        assert refused.exit_code == 1
+        assert f"is {digest}: a run goes on with the file it was started with" in refused.output
+        assert "pictures" not in refused.output, "before they are cached"
+    assert train(*given[2:], "--vgg", vgg_file, "--resume").exit_code == 0
 
 
 def test_two_processes_train_like_one(picture_folder: Path, tmp_path: Path) -> None:
@@ -292,6 +335,7 @@ def test_content_loss_without_a_network_is_refused(
     absent = train("--data", picture_folder, "--out", tmp_path, "--vgg", "no.pth", *content)
     assert absent.exit_code == 1
     assert "no.pth" in absent.output
+    assert "pictures" not in shallow.output + absent.output, "before they are cached"
 
 
 @pytest.mark.gpu

@@ -18,8 +18,9 @@ from srtrt.train import update
 from srtrt.train.config import TrainConfig
 from srtrt.train.determinism import determinism, resuming
 from srtrt.train.distributed import World
+from srtrt.train.networks import build_discriminator
 from srtrt.train.sections import RunConfig
-from srtrt.train.update import Update, build_discriminator
+from srtrt.train.update import Update
 
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8",

@@ -132,8 +132,8 @@ def test_a_resumed_run_forgets_later_steps(tmp_path: Path) -> None:
 
 def test_panels_are_the_pictures_side_by_side(tmp_path: Path, view: RunView) -> None:
     pictures = [triple(20, 30), triple(56, 16)]
-    path = view.samples(100, pictures)
-    assert path == tmp_path / "run" / "samples" / "step-00000100.png"
+    path = view.samples("validation", "epoch-00100", 800, pictures)
+    assert path == tmp_path / "run" / "samples" / "validation-epoch-00100.png"
     grid = read_rgb(path)
     places = [[place(grid, p) for p in (enlarged(lr), sr, hr)] for lr, sr, hr in pictures]
     for row in places:
@@ -150,7 +150,7 @@ def test_panels_are_the_pictures_side_by_side(tmp_path: Path, view: RunView) -> 
 
 
 def test_headings_differ(view: RunView) -> None:
-    grid = read_rgb(view.samples(1, [triple(56, 56)]))
+    grid = read_rgb(view.samples("training", "step-1", 1, [triple(56, 56)]))
     lr, sr, hr = (grid[:26, 4 + 228 * i : 228 + 228 * i] for i in range(3))
     assert not np.array_equal(lr, sr)
     assert not np.array_equal(sr, hr)
@@ -158,7 +158,7 @@ def test_headings_differ(view: RunView) -> None:
 
 def test_large_pictures_are_cropped_around_their_centre(view: RunView) -> None:
     lr, sr, hr = triple(100, 57)
-    grid = read_rgb(view.samples(1, [(lr, sr, hr)]))
+    grid = read_rgb(view.samples("training", "step-1", 1, [(lr, sr, hr)]))
     assert grid.shape[1] < 3 * 224 + 40
     columns = [place(grid, p[88:312, :224])[1] for p in (enlarged(lr), sr, hr)]
     assert columns == sorted(columns)
@@ -166,15 +166,15 @@ def test_large_pictures_are_cropped_around_their_centre(view: RunView) -> None:
 
 def test_a_grid_has_at_most_eight_rows(view: RunView) -> None:
     pictures = [triple(8, 8) for _ in range(10)]
-    grid = read_rgb(view.samples(1, pictures))
+    grid = read_rgb(view.samples("training", "step-1", 1, pictures))
     tops = [place(grid, sr)[0] for _, sr, _ in pictures[:8]]
     assert tops == sorted(set(tops))
     assert grid.shape[0] - (tops[-1] + 32) <= 8
 
 
 def test_the_grid_is_in_tensorboard_too(tmp_path: Path, view: RunView) -> None:
-    grid = read_rgb(view.samples(300, [triple(10, 12)]))
-    (image,) = events(tmp_path / "run").Images("samples")
+    grid = read_rgb(view.samples("training", "step-300", 300, [triple(10, 12)]))
+    (image,) = events(tmp_path / "run").Images("samples/training")
     decoded = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert image.step == 300
@@ -196,7 +196,7 @@ def test_pictures_that_do_not_fit_are_refused(
     tmp_path: Path, view: RunView, pictures: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        view.samples(1, pictures)
+        view.samples("training", "step-1", 1, pictures)
     assert list((tmp_path / "run" / "samples").iterdir()) == []
 
 
@@ -222,6 +222,28 @@ def test_each_group_of_keys_has_its_plot(tmp_path: Path, view: RunView) -> None:
         assert len(pixels_of(pictures["generator_loss"], colour)) > 100, "four losses, four lines"
     assert len(pixels_of(pictures["discriminator_loss"], BLUE)) > 100
     assert len(pixels_of(pictures["discriminator_loss"], ORANGE)) == 0
+
+
+def test_losses_are_drawn_as_they_count_and_none_hides_another(
+    tmp_path: Path, view: RunView
+) -> None:
+    lines = [
+        {
+            "step": step,
+            "loss/pixel": 0.3,
+            "loss/content": 10 / step + 0.1,
+            "loss/adversarial": 8.0,
+            "loss/generator": 10 / step + 0.1 + 0.008,
+        }
+        for step in range(1, 101)
+    ]
+    weights = {"pixel": 0.0, "content": 1.0, "adversarial": 0.001}
+    (path,) = view.plots(write_log(tmp_path / "log.jsonl", lines), weights)
+    picture = read_rgb(path)
+    total, adversarial, content = (pixels_of(picture[:, :800], c) for c in (BLUE, ORANGE, GREEN))
+    assert len(pixels_of(picture, PINK)) == 0, "what does not count is left out"
+    assert min(len(total), len(content)) > 300, "the sum does not hide its largest part"
+    assert adversarial[:, 1].min() > total[:, 1].max() > content[:, 1].max() - 5
 
 
 def test_a_log_cut_by_a_crash_and_resumed_reads_as_if_it_had_not_been(

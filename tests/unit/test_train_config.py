@@ -56,6 +56,9 @@ def test_values_are_taken_as_people_write_them() -> None:
         ("generator.upsampler=cubic", "generator.upsampler is 'cubic'"),
         ("generator.scale=2", "only 4 is supported"),
         ("degrade.clean_share=2", "clean_share"),
+        ("schedule.epoch=update", "schedule.epoch is 'update'; expected one of pass, batch"),
+        ("run.milestones=[0]", "run.milestones is"),
+        ("loss.content_sha256=abc", "loss.content_sha256 is 'abc'; expected 64 hexadecimal"),
     ],
 )
 def test_wrong_settings_are_named(setting: str, message: str) -> None:

@@ -15,11 +15,11 @@ from srtrt.train.config import TrainConfig
 from srtrt.train.data import Batch
 from srtrt.train.distributed import World
 from srtrt.train.loop import Trainer
+from srtrt.train.networks import build_discriminator
 from srtrt.train.pictures import Pictures
 from srtrt.train.update import (
     Update,
     adversarial_loss,
-    build_discriminator,
     discriminator_loss,
     learning_rate,
 )

@@ -1,4 +1,4 @@
-"""Initial weights that make an untrained generator a plain interpolation."""
+"""Initial weights: those that make an untrained generator an interpolation, and plain ones."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ def initialise_as_interpolation(net: Generator) -> None:
             _interpolate_rgb(up.conv, 2)
     tent = torch.tensor(_TENT_TAPS)
     _carry_rgb(net.tail.weight, net.tail.bias, torch.outer(tent, tent) if nearest else _centre(9))
+
+
+@torch.no_grad()
+def initialise_plainly(net: nn.Module) -> None:
+    """Draws the weights of a network as Keras does by default.
+
+    Convolutions and dense layers are uniform with the variance of Glorot and Bengio,
+    "Understanding the difficulty of training deep feedforward neural networks", 2010; biases and
+    the slopes of PReLU start at zero, BatchNorm as the identity.
+    """
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.PReLU):
+            nn.init.zeros_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
 
 
 def _centre(size: int) -> Tensor:

@@ -59,6 +59,11 @@ class VggFeatures(nn.Module):
     Frozen, always in eval mode; gradients flow to the input. The weights are random until
     ``load_weights``; use ``load_vgg`` to get the network that fits a file.
 
+    Attributes:
+        layer: the layer's name.
+        smallest: shortest side, in pixels, of a picture it takes.
+        sha256: of the file the weights come from, in hexadecimal; empty without one.
+
     Raises:
         ModelError: if there is no such layer, or a picture is too small for it.
     """
@@ -71,6 +76,7 @@ class VggFeatures(nn.Module):
         _check_layer(layer)
         self.layer = layer
         self.normalised = normalised
+        self.sha256 = ""
         pools = _block(layer) - 1
         self.smallest = 2**pools + 1 if normalised else 2**pools
         self.features = nn.Sequential(*_modules(layer, normalised))
@@ -81,6 +87,11 @@ class VggFeatures(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    @property
+    def layout(self) -> str:
+        """``torchvision`` or ``normalised``."""
+        return "normalised" if self.normalised else "torchvision"
+
     def train(self, mode: bool = True) -> VggFeatures:
         """Stays in eval mode, whatever the network around it does."""
         super().train(False)
@@ -88,16 +99,24 @@ class VggFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures ``[N, 3, H, W]`` to activations ``[N, C, h, w]``."""
-        if min(x.shape[2:]) < self.smallest:
-            raise ModelError(
-                f"content network input is {x.shape[3]}x{x.shape[2]}; {self.layer} needs at "
-                f"least {self.smallest}x{self.smallest} pixels."
-            )
+        self.require_size(x.shape[2], x.shape[3])
         # Half precision would round the picture itself, before it is centred on zero.
         with torch.autocast(x.device.type, enabled=False):
             x = functional.conv2d(x.to(self.input_weight.dtype), self.input_weight, self.input_bias)
         features: Tensor = self.features(x)
         return features
+
+    def require_size(self, height: int, width: int) -> None:
+        """Refuses pictures that are too small for the layer.
+
+        Raises:
+            ModelError: with the least size.
+        """
+        if min(height, width) < self.smallest:
+            raise ModelError(
+                f"content network input is {width}x{height}; {self.layer} needs at "
+                f"least {self.smallest}x{self.smallest} pixels."
+            )
 
     def load_weights(self, path: Path) -> None:
         """Loads a state dict of this network's layout; layers after the chosen one are ignored.
@@ -107,9 +126,10 @@ class VggFeatures(nn.Module):
             ModelError: if it is another network, or ends before the chosen layer.
         """
         _fill(self, _read_state(path), str(path))
+        self.sha256 = file_sha256(path)
 
 
-def load_vgg(source: Path | None, layer: str) -> nn.Module:
+def load_vgg(source: Path | None, layer: str) -> VggFeatures:
     """The content network up to ``layer``, with the weights of a file, on the CPU in float32.
 
     The layout is recognised from the file: torchvision's VGG19 state dict, whole or truncated,
@@ -121,12 +141,13 @@ def load_vgg(source: Path | None, layer: str) -> nn.Module:
         layer: one of ``LAYERS``; the features are those after its ReLU.
 
     Returns:
-        A ``VggFeatures``: float RGB ``[N, 3, H, W]`` in [0, 1] to activations ``[N, C, h, w]``.
+        Float RGB ``[N, 3, H, W]`` in [0, 1] to activations ``[N, C, h, w]``; it knows layout and
+        checksum of its file.
 
     Raises:
         InputError: if the file is missing or not a state dict, or the download fails.
-        ModelError: if the layer is unknown, the file is another network, or it ends before the
-            layer.
+        ModelError: if the layer is unknown, the file is another network, it ends before the layer,
+            or holds a weight that is not finite.
     """
     _check_layer(layer)  # before a download of minutes
     if source is None:
@@ -137,6 +158,7 @@ def load_vgg(source: Path | None, layer: str) -> nn.Module:
     # torchvision's first tensor is conv1_1 itself, [64, 3, 3, 3].
     net = VggFeatures(layer, normalised=first is not None and first.shape == (3, 3, 1, 1))
     _fill(net, state, name)
+    net.sha256 = WEIGHTS_SHA256 if source is None else file_sha256(source)
     return net
 
 
@@ -197,6 +219,11 @@ def _fill(net: VggFeatures, state: Mapping[str, Tensor], source: str) -> None:
             raise ModelError(
                 f"{source}: tensor {prefix + key!r} is {found.dtype} {list(found.shape)}; "
                 f"expected floats {list(tensor.shape)}, as in VGG19."
+            )
+        if not found.isfinite().all():
+            raise ModelError(
+                f"{source}: tensor {prefix + key!r} holds numbers that are not finite; the file is "
+                "damaged. Get it again."
             )
     with torch.no_grad():
         for key, tensor in wanted.items():
