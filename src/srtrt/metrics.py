@@ -1,7 +1,9 @@
-"""PSNR and SSIM as pure functions, with the data range and the border always explicit.
+"""Measures of pictures as pure functions; data range and border of PSNR and SSIM are explicit.
 
 Super-resolution papers compare the luma (Y of BT.601, studio range) of pictures rounded to 8 bits
-and leave out a border as wide as the scale: :func:`psnr_y` and :func:`ssim_y` do that.
+and leave out a border as wide as the scale: :func:`psnr_y` and :func:`ssim_y` do that. What they
+hardly see has measures of its own: :func:`near_nyquist_energy` for a mesh of two pixels, and
+:func:`colour_bias` for a tint. LPIPS and DISTS are in :mod:`srtrt.perceptual`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,12 @@ _K1 = 0.01
 _K2 = 0.03
 _LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / 255.0
 """ITU-R BT.601-7: (0.299, 0.587, 0.114) times the studio span of 219, per 8-bit code value."""
+
+_BLOCK = 32
+_LEAST_BLOCK = 20
+"""Smaller ones spread a mesh beyond the band."""
+_NEAR_NYQUIST = 0.9
+"""Of the Nyquist frequency, half a period per pixel: periods of 2 to 2.2 pixels count."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -158,3 +166,84 @@ def psnr_y(a: NDArray[np.uint8], b: NDArray[np.uint8], border: int = 4) -> float
 def ssim_y(a: NDArray[np.uint8], b: NDArray[np.uint8], border: int = 4) -> float:
     """SSIM of the luma, as super-resolution papers report it; arguments as :func:`psnr_y`."""
     return ssim(luma_bt601(a), luma_bt601(b), border=border)
+
+
+def near_nyquist_energy(picture: NDArray[np.uint8]) -> float:
+    """Mean square of what alternates from pixel to pixel, across, down or both.
+
+    The power of all frequencies of which either component is at least 0.9 of the Nyquist frequency,
+    by Welch's method (P. D. Welch, "The use of fast Fourier transform for the estimation of power
+    spectra", 1967): the mean over blocks of 32x32 pixels under a Hann window, which overlap by
+    half, and over the channels.
+
+    Args:
+        picture: uint8 ``[H, W, 3]`` RGB or ``[H, W]`` gray.
+
+    Returns:
+        Squared 8-bit levels. A mesh of +-A levels and a period of 2 pixels has A squared, white
+        noise of variance V has 0.18 V, and a smooth picture about 0.016 from its rounding.
+
+    Raises:
+        ValueError: if the type or shape is another, or a side is under 20 pixels.
+    """
+    return float(_near_nyquist(picture).mean())
+
+
+def near_nyquist_excess(sr: NDArray[np.uint8], hr: NDArray[np.uint8]) -> float:
+    """How much more alternates from pixel to pixel than in the ground truth.
+
+    As :func:`near_nyquist_energy`, where every block counts with what it has above the same block
+    of the ground truth, or 0: detail that a picture lacks elsewhere does not hide a mesh.
+
+    Args:
+        sr: uint8 ``[H, W, 3]`` RGB or ``[H, W]`` gray.
+        hr: the ground truth of the same shape.
+
+    Returns:
+        Squared 8-bit levels; 0 for equal pictures.
+
+    Raises:
+        ValueError: if the shapes differ, or as :func:`near_nyquist_energy`.
+    """
+    _prepare(sr, hr, 0)
+    return float(np.maximum(_near_nyquist(sr) - _near_nyquist(hr), 0).mean())
+
+
+def colour_bias(sr: NDArray[np.uint8], hr: NDArray[np.uint8], border: int = 4) -> NDArray[Any]:
+    """Mean of ``sr - hr`` for each channel.
+
+    Args:
+        sr: uint8 ``[H, W, 3]`` RGB.
+        hr: the ground truth of the same shape.
+        border: pixels left out on each side.
+
+    Returns:
+        float64 ``[3]``, red, green and blue in 8-bit levels; positive where ``sr`` is brighter.
+
+    Raises:
+        ValueError: if the shapes differ, are not RGB, or the border leaves nothing.
+    """
+    first, second = _prepare(sr, hr, border)
+    if first.ndim != 3 or first.shape[2] != 3:
+        raise ValueError(f"the shape is {first.shape}; expected [H, W, 3].")
+    return np.asarray((first - second).mean(axis=(0, 1)))
+
+
+def _near_nyquist(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The energy near the Nyquist frequency of every block and channel, ``[rows, columns, C]``."""
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        raise ValueError(f"got {picture.dtype} {picture.shape}; expected uint8 [H, W(, 3)].")
+    side = min(_BLOCK, *picture.shape[:2]) // 2 * 2
+    if side < _LEAST_BLOCK:
+        raise ValueError(f"the shape is {picture.shape}; expected at least 20x20 pixels.")
+    channels = picture.reshape(*picture.shape[:2], -1).astype(np.float64)
+    blocks = np.lib.stride_tricks.sliding_window_view(channels, (side, side), axis=(0, 1))
+    hann = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
+    window = np.outer(hann, hann)
+    frequency = np.abs(np.fft.fftfreq(side)) / 0.5
+    band = np.maximum.outer(frequency, frequency) >= _NEAR_NYQUIST
+    rows = []
+    for row in blocks[:: side // 2, :: side // 2]:  # one row of blocks is in memory at a time
+        spectrum = np.fft.fft2((row - row.mean(axis=(-2, -1), keepdims=True)) * window)
+        rows.append((np.abs(spectrum[..., band]) ** 2).sum(axis=-1))
+    return np.stack(rows) / (side**2 * (window**2).sum())

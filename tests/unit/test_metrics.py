@@ -7,11 +7,25 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from srtrt.metrics import luma_bt601, mod_crop, psnr, psnr_y, ssim, ssim_y
+from srtrt.metrics import (
+    colour_bias,
+    luma_bt601,
+    mod_crop,
+    near_nyquist_energy,
+    near_nyquist_excess,
+    psnr,
+    psnr_y,
+    ssim,
+    ssim_y,
+)
 from srtrt.resample import resize_bicubic
+from srtrt.runtime.parity import read_pictures
 
 SHARED = Path(os.environ.get("SRTRT_SHARED") or Path(__file__).parents[3] / "shared")
 
@@ -146,3 +160,77 @@ def test_bicubic_reproduces_the_published_figures(
     measured = bicubic_figures(pictures)
     assert round(measured[0], 2) == db
     assert round(measured[1], 3) == similarity
+
+
+def meshed(
+    picture: np.ndarray, levels: int, period: int, *, down: bool, across: bool
+) -> np.ndarray:
+    """A picture of mid-tones with a pattern of +-``levels`` added."""
+    row, column = np.indices(picture.shape[:2]) * 2 // period
+    sign = 1 - 2 * ((row * down + column * across) % 2)
+    return np.clip(picture + levels * sign[..., None], 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (61, 83), (21, 40)])
+@pytest.mark.parametrize(("down", "across"), [(True, False), (False, True), (True, True)])
+def test_a_mesh_of_two_pixels_counts_with_its_square(
+    size: tuple[int, int], down: bool, across: bool
+) -> None:
+    plain = np.full((*size, 3), (30, 90, 200), np.uint8)
+    for levels in (1, 4):
+        mesh = meshed(plain, levels, 2, down=down, across=across)
+        assert near_nyquist_energy(mesh) == pytest.approx(levels**2, rel=0.1)
+        assert near_nyquist_excess(mesh, plain) == pytest.approx(levels**2, rel=0.1)
+        assert near_nyquist_excess(plain, mesh) == 0
+        wide = meshed(plain, levels, 4, down=down, across=across)
+        assert near_nyquist_energy(wide) < 0.02 * levels**2
+
+
+def test_a_mesh_is_seen_in_a_photo_that_detail_is_missing_from() -> None:
+    photo = read_pictures()[0][:96, :96]
+    soft = resize_bicubic(resize_bicubic(photo, 24, 24), 96, 96)
+    mesh = soft.copy()
+    mesh[:, 48:] = meshed(soft[:, 48:], 3, 2, down=True, across=True)
+    assert near_nyquist_energy(soft) < 0.03 < near_nyquist_energy(photo)
+    assert near_nyquist_energy(mesh) == pytest.approx(4.5, rel=0.2)
+    assert near_nyquist_excess(mesh, photo) > 20 * near_nyquist_excess(soft, photo)
+
+
+def test_near_nyquist_energy_of_noise_is_its_share_of_the_spectrum() -> None:
+    noise = np.random.default_rng(1).normal(128, 20, (400, 400, 3)).round().astype(np.uint8)
+    assert near_nyquist_energy(noise) == pytest.approx(0.18 * 400, rel=0.05)
+    assert near_nyquist_energy(noise[..., 0]) == pytest.approx(0.18 * 400, rel=0.05)
+
+
+@settings(max_examples=50, deadline=None)
+@given(a=arrays(np.uint8, (21, 40, 3)), b=arrays(np.uint8, (21, 40, 3)), shift=st.integers(-20, 20))
+def test_rules_of_energy_and_bias(a: np.ndarray, b: np.ndarray, shift: int) -> None:
+    assert near_nyquist_excess(a, a) == 0
+    excess = near_nyquist_excess(a, b)
+    assert 0 <= excess <= near_nyquist_energy(a)
+    assert excess >= near_nyquist_energy(a) - near_nyquist_energy(b) - 1e-9
+    np.testing.assert_allclose(colour_bias(a, b), -colour_bias(b, a))
+    tinted = np.clip(a // 2 + 50, 0, 255).astype(np.uint8)
+    moved = (tinted.astype(int) + np.array([shift, 0, -shift])).astype(np.uint8)
+    np.testing.assert_allclose(colour_bias(moved, tinted), (shift, 0, -shift), atol=1e-12)
+    assert near_nyquist_energy(moved) == pytest.approx(near_nyquist_energy(tinted), abs=1e-9)
+
+
+def test_colour_bias_leaves_the_border_out() -> None:
+    hr = np.full((20, 20, 3), 100, np.uint8)
+    sr = hr.copy()
+    sr[:4], sr[:, -4:] = 255, 0
+    assert colour_bias(sr, hr).tolist() == [0, 0, 0]
+    assert colour_bias(sr, hr, border=0)[1] != 0
+
+
+def test_pictures_that_do_not_fit_are_refused() -> None:
+    rgb = np.zeros((24, 24, 3), np.uint8)
+    with pytest.raises(ValueError, match="differ in shape"):
+        near_nyquist_excess(rgb, rgb[1:])
+    with pytest.raises(ValueError, match="at least 20x20"):
+        near_nyquist_energy(rgb[:19])
+    with pytest.raises(ValueError, match="expected uint8"):
+        near_nyquist_energy(rgb.astype(float))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"expected \[H, W, 3\]"):
+        colour_bias(rgb[..., 0], rgb[..., 0])

@@ -54,7 +54,7 @@ class Alex(nn.Module):
         for index, convolve in enumerate(self.convolutions):
             if index in _POOLED:
                 x = functional.max_pool2d(x, 3, 2)
-            x = convolve(x).relu()
+            x = convolve(x).relu_()
             found.append(x)
         return found
 

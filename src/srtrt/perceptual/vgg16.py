@@ -100,7 +100,7 @@ class Vgg16(nn.Module):
         for name, convolve in zip(VGG16_LAYERS, self.convolutions, strict=False):
             if name.endswith("conv1") and name != VGG16_LAYERS[0]:
                 x = self._pool(x)
-            x = convolve(x).relu()
+            x = convolve(x).relu_()
             if name in self.layers:
                 found.append(x)
         return found
