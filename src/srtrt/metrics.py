@@ -181,7 +181,7 @@ def near_nyquist_energy(picture: NDArray[np.uint8]) -> float:
 
     Returns:
         Squared 8-bit levels. A mesh of +-A levels and a period of 2 pixels has A squared, white
-        noise of variance V has 0.18 V, and a smooth picture about 0.016 from its rounding.
+        noise of variance V has 0.18 V, and a smooth picture about 0.015 from its rounding.
 
     Raises:
         ValueError: if the type or shape is another, or a side is under 20 pixels.
@@ -246,4 +246,4 @@ def _near_nyquist(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     for row in blocks[:: side // 2, :: side // 2]:  # one row of blocks is in memory at a time
         spectrum = np.fft.fft2((row - row.mean(axis=(-2, -1), keepdims=True)) * window)
         rows.append((np.abs(spectrum[..., band]) ** 2).sum(axis=-1))
-    return np.stack(rows) / (side**2 * (window**2).sum())
+    return np.asarray(np.stack(rows) / (side**2 * (window**2).sum()))
