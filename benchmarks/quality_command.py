@@ -35,6 +35,13 @@ from srtrt.runtime.command_options import Number, Whole
     metavar="DIR",
     help="Add a perceptual distance after LPIPS, from files in DIR.",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["field", "report"]),
+    default="field",
+    show_default=True,
+    help="Y of antialiased LR, or RGB of 224x224 pictures as the original report.",
+)
 @click.option("--runs", multiple=True, metavar="DIR", help="Tabulate finished training runs.")
 @click.option(
     "--epochs", multiple=True, type=Number(), help="With --runs: not the last epoch alone."
@@ -47,6 +54,7 @@ def quality(
     data: tuple[str, ...],
     engine: str | None,
     lpips: str | None,
+    protocol: str,
     runs: tuple[str, ...],
     epochs: tuple[float, ...],
     out: ReportPlace | None,
@@ -54,6 +62,7 @@ def quality(
     """PSNR and SSIM on folders of HR pictures, beside bicubic; or a table of training runs."""
     if runs:
         given = {"--data": data, "--engine": engine, "--lpips": lpips}
+        given |= {"--protocol": protocol == "report"}
         if context.get_parameter_source("models") is not ParameterSource.DEFAULT:
             given["--model"] = models
         _show_runs(runs, epochs, out, [name for name, value in given.items() if value])
@@ -62,6 +71,17 @@ def quality(
         raise UsageError("--epochs belongs to --runs DIR, which was not given.")
     if not data:
         raise UsageError("nothing to measure on; give --data DIR, or --runs DIR for a table.")
+    if protocol == "report":
+        from srtrt.benchmarks.report_quality import measure_by_report
+
+        if lpips is not None:
+            raise UsageError("--lpips belongs to --protocol field; the report measures PSNR alone.")
+        folders = [Path(d) for d in data]
+        result = measure_by_report(
+            models, folders, engine=engine, on_picture=lambda path: progress(path.name)
+        )
+        show("quality", result, out)
+        return
     from srtrt.benchmarks.quality import measure_quality
 
     result = measure_quality(

@@ -12,20 +12,7 @@ from typing import Any
 from srtrt.errors import InputError, MissingPackageError
 from srtrt.plain_data import DataError, read_json
 from srtrt.reading import read_plain, require_folder
-
-METHODS = {
-    "pixelshuffle": "Pixel Shuffler",
-    "pixelshuffledirect": "Pixel Shuffler (direct)",
-    "nearest": "Upsampling",
-}
-"""Upsampler of the generator and what the report calls it."""
-
-REPORTED_EPOCH = 500
-REPORTED = {
-    "Pixel Shuffler": {"DIV2K": 25.78, "Flickr2K": 26.2, "DF2K": 26.9},
-    "Upsampling": {"DIV2K": 25.0, "Flickr2K": 25.4, "DF2K": 26.3},
-}
-"""The report's own PSNR in dB after :data:`REPORTED_EPOCH` epochs, by method and data."""
+from srtrt.train.report_figures import METHODS, REPORTED
 
 _MAX_BYTES = 1 << 30
 _NEAR = 0.5
@@ -77,8 +64,9 @@ def runs_report(folders: Sequence[Path], epochs: Sequence[float] = ()) -> dict[s
     """
     rows = [row for folder in folders for row in read_run(folder, epochs)]
     reported = [
-        asdict(RunRow(method, data, REPORTED_EPOCH, psnr))
-        for method, figures in REPORTED.items()
+        asdict(RunRow(method, data, epoch, psnr))
+        for epoch, methods in REPORTED.items()
+        for method, figures in methods.items()
         for data, psnr in figures.items()
     ]
     return {"benchmark": "runs", "rows": [asdict(row) for row in rows], "reported": reported}

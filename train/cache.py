@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from srtrt.datasets import read_rgb8
+from srtrt.datasets import read_rgb8, squeeze
 from srtrt.errors import InputError, OutputError, TrainingError, UsageError
 from srtrt.files import cache_folder, file_sha256, replace_when_complete, stale_parts
 from srtrt.images import ERROR_STREAM, MAX_PIXELS, READABLE
@@ -196,7 +196,7 @@ class _Job:
             return replace(entry, skipped=reason), None
         if self.resize:
             height = width = self.resize
-            rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC))
+            rgb = squeeze(rgb, self.resize)
         return replace(entry, height=height, width=width), np.ascontiguousarray(rgb, np.uint8)
 
 

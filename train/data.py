@@ -8,12 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from srtrt.datasets import squeeze
 from srtrt.errors import TrainingError
 from srtrt.resample import bicubic_matrix
 from srtrt.train import degrade
@@ -345,12 +344,6 @@ class Ahead:
     def close(self) -> None:
         """Stops the thread; batches not asked for are dropped."""
         self._pool.shutdown(cancel_futures=True)
-
-
-def squeeze(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A picture ``[H, W, 3]`` resized to ``side`` square with OpenCV's bicubic, as the report."""
-    resized = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(resized, dtype=np.uint8)
 
 
 def _to_float(pictures: Tensor) -> Tensor:

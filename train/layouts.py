@@ -23,6 +23,8 @@ Split = Literal["train", "valid"]
 _NAMES = {"div2k": "DIV2K", "flickr2k": "Flickr2K", "df2k": "DF2K"}
 _HR = re.compile(r"(div2k|flickr2k|df2k)(?:_(train|valid|test))?_hr", re.IGNORECASE)
 _LR = re.compile(r"(.*_)?LR(_.*)?|lr|.*LRbicx?\d+")
+_VALIDATION = re.compile(r"08\d[1-9]|08[1-9]0|0900")
+"""Numbers of DIV2K's pictures for validation: 0801 to 0900."""
 _SCALE = re.compile(r"x\d+", re.IGNORECASE)
 _MOST_PARTS = 200
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
@@ -53,8 +55,10 @@ def find_pictures(folders: Sequence[Path], *, split: Split = "train") -> Dataset
 
     Each folder may be the one with the pictures or any above it. If ``DIV2K_train_HR``,
     ``Flickr2K_HR`` or ``DF2K_HR`` (for validation ``DIV2K_valid_HR``) is in it, their pictures are
-    taken and nothing else; else all pictures below it, except LR copies. Hidden files and folders
-    are passed over, links are followed.
+    taken and nothing else. Else pictures below a folder called DIV2K, Flickr2K or DF2K, in any
+    case, are of that dataset; in such a DIV2K numbers 0801 to 0900 are for validation, where there
+    are others. Else it is all pictures below it, except LR copies. Hidden files and folders are
+    passed over, links are followed.
 
     Raises:
         InputError: if one of the folders holds no such picture.
@@ -168,6 +172,7 @@ def _walk(folder: Path, found: _Finds, seen: set[Path], dataset: str | None) -> 
 def _choose(folder: Path, found: _Finds) -> tuple[list[str], list[Path]]:
     """Names and pictures of one folder, after its walk; notes what is left out."""
     found.ignored |= found.reduced | found.other_split
+    _sort_by_name(folder, found)
     for name, pictures in found.known.items():
         if not pictures:
             raise InputError(
@@ -184,6 +189,37 @@ def _choose(folder: Path, found: _Finds) -> tuple[list[str], list[Path]]:
     if found.plain:
         return [folder.name or folder.resolve().name or str(folder)], found.plain
     raise InputError(_nothing(folder, found))
+
+
+def _sort_by_name(folder: Path, found: _Finds) -> None:
+    """Gives plain pictures to the dataset that a folder above them is called, if it has no own."""
+    with_own, plain = {*found.known}, found.plain
+    found.plain = []
+    for path in plain:
+        home = _called_like_a_dataset(path, folder)
+        name = _NAMES[home.absolute().name.lower()] if home else ""
+        if home is None or name in with_own:
+            found.plain.append(path)
+            continue
+        found.known.setdefault(name, []).append(path)
+        if home not in found.roots.setdefault(name, []):
+            found.roots[name].append(home)
+    if "DIV2K" not in with_own and "DIV2K" in found.known:
+        halves: dict[bool, list[Path]] = {True: [], False: []}
+        for path in found.known["DIV2K"]:
+            halves[bool(_VALIDATION.fullmatch(path.stem))].append(path)
+        if all(halves.values()):
+            found.known["DIV2K"] = halves[found.split == "valid"]
+
+
+def _called_like_a_dataset(path: Path, top: Path) -> Path | None:
+    """The nearest folder above a picture, not above ``top``, with the name of a dataset."""
+    for above in path.parents:
+        if above.absolute().name.lower() in _NAMES:
+            return above
+        if above == top:
+            break
+    return None
 
 
 def _nothing(folder: Path, found: _Finds) -> str:

@@ -55,7 +55,17 @@ class Pictures:
             TrainingError: if none can be used.
             OutputError: if the cache cannot be written.
         """
-        dataset = find_pictures(folders)
+        return cls.of(find_pictures(folders), config, on_progress=on_progress)
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        config: TrainConfig,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Pictures:
+        """Opens, or builds, the cache of pictures that were found; see :meth:`open`."""
         whole = config.data.mode == "whole"
         rendered = None
         if config.data.rendered:

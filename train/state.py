@@ -114,6 +114,11 @@ class TrainingState:
             net.load_state_dict(_under(tensors, f"{name}.net."), strict=False)
             self._load_optimiser(self.optimisers[name], _under(tensors, f"{name}.adam."))
 
+    @property
+    def size(self) -> int:
+        """Bytes of the tensors of a saved state."""
+        return sum(4 * shape.numel() for shape in self._shapes().values())
+
     def _shapes(self) -> dict[str, torch.Size]:
         """The shape of every tensor of a saved state; all are float32."""
         shapes = {f"average.{k}": v.shape for k, v in self.average.tensors.items()}

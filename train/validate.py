@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from srtrt.datasets import lr_hr_pair, read_rgb8
+from srtrt.datasets import lr_hr_pair, squeezed_pair
 from srtrt.metrics import psnr, psnr_y
 from srtrt.networks.generator import Generator
 from srtrt.networks.rewrites import InferenceGenerator
-from srtrt.train.data import squeeze
 
 Picture = NDArray[np.uint8]
 
@@ -31,7 +30,7 @@ def picture_pairs(files: Sequence[Path], *, whole: int | None = None) -> list[Pa
     Raises:
         InputError: if one cannot be read.
     """
-    return [lr_hr_pair(f) if whole is None else _squeezed(f, whole) for f in files]
+    return [lr_hr_pair(f) if whole is None else squeezed_pair(f, whole) for f in files]
 
 
 class Validation:
@@ -65,8 +64,3 @@ class Validation:
         y = (network(x) * 255).round().clamp(0, 255).to(torch.uint8)
         output: Picture = y[0].permute(1, 2, 0).cpu().numpy()
         return output
-
-
-def _squeezed(path: Path, side: int) -> Pair:
-    hr = squeeze(read_rgb8(path), 4 * side)
-    return squeeze(hr, side), hr

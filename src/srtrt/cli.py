@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "upscale-video": ("srtrt.runtime.video.command", "Upscale a video 4x, frame by frame."),
     "upscale-image": ("srtrt.runtime.image_command", "Upscale image files 4x."),
     "train": ("srtrt.train.command", "Train a generator on a folder of images."),
+    "train-report": ("srtrt.train.report_command", "Run the original report's experiment."),
     "export": ("srtrt.export.command", "Turn a checkpoint into verified graphs or engines."),
     "engines": ("srtrt.runtime.engines.command", "List, explain and clear TensorRT engines."),
     "tune": ("srtrt.runtime.engines.tune_command", "Find the fastest use of a GPU and keep it."),

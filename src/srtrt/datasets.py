@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +17,9 @@ from srtrt.reading import require_folder
 from srtrt.resample import resize_bicubic
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+REPORT_SIDE = 56
+"""Side, in pixels, of the LR pictures of the report; its HR pictures have four times as many."""
 
 
 def list_images(folders: Sequence[Path]) -> list[Path]:
@@ -68,3 +72,26 @@ def lr_hr_pair(path: Path, scale: int = 4) -> tuple[NDArray[np.uint8], NDArray[n
     if 0 in hr.shape:
         raise InputError(f"{path}: is smaller than {scale}x{scale} pixels.")
     return resize_bicubic(hr, hr.shape[0] // scale, hr.shape[1] // scale), hr
+
+
+def squeeze(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture ``[H, W, 3]`` resized to ``side`` square with OpenCV's bicubic, as the report.
+
+    Reductions are not antialiased, and the aspect ratio is not kept.
+    """
+    resized = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def squeezed_pair(
+    path: Path, side: int = REPORT_SIDE
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """LR ``[side, side, 3]`` and HR ``[4 side, 4 side, 3]`` of a picture, uint8 RGB.
+
+    The report's protocol: HR is the picture squeezed to 224x224, LR is HR squeezed to 56x56.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    hr = squeeze(read_rgb8(path), 4 * side)
+    return squeeze(hr, side), hr

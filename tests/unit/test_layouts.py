@@ -133,6 +133,23 @@ def test_a_plain_folder_stays_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names(Path()) == wanted
 
 
+@pytest.mark.parametrize("called", ["FLICKR2K", "Flickr2k", "flickr2k"])
+def test_plain_folders_called_like_the_datasets_are_those(tmp_path: Path, called: str) -> None:
+    touch(tmp_path / called, "000001.png", "more/000002.png")
+    div2k(tmp_path / "DIV2K")
+    assert names(tmp_path / called) == ("Flickr2K", FLICKR[1])
+    assert names(tmp_path / "DIV2K", tmp_path / called)[0] == "DF2K"
+    assert names(tmp_path) == ("DF2K", TRAIN[1] + FLICKR[1])
+    touch(tmp_path / "DIV2K", "stray.png", "DIV2K_train_HR/0003.png")
+    assert "stray.png" not in names(tmp_path / "DIV2K")[1], "it has folders of its own"
+
+
+def test_numbers_tell_the_halves_of_a_plain_div2k(tmp_path: Path) -> None:
+    touch(tmp_path / "div2k", "0001.png", "0800.png", "0801.png", "0900.png")
+    assert names(tmp_path / "div2k") == ("DIV2K", ["0001.png", "0800.png"])
+    assert names(tmp_path / "div2k", split="valid") == ("DIV2K", ["0801.png", "0900.png"])
+
+
 @pytest.mark.parametrize("reduced", ["Set_LR_bicubic", "LR", "lr", "img_LRbicx4", "LRbicx4"])
 def test_lr_copies_in_a_plain_folder_are_left_out(tmp_path: Path, reduced: str) -> None:
     touch(tmp_path, "GTmod12/a.png", f"{reduced}/X4/a.png", f"{reduced}/b.png")
