@@ -62,7 +62,7 @@ def quality(
     """PSNR and SSIM on folders of HR pictures, beside bicubic; or a table of training runs."""
     if runs:
         given = {"--data": data, "--engine": engine, "--lpips": lpips}
-        given |= {"--protocol": protocol == "report"}
+        given |= {"--protocol": protocol if protocol == "report" else ""}
         if context.get_parameter_source("models") is not ParameterSource.DEFAULT:
             given["--model"] = models
         _show_runs(runs, epochs, out, [name for name, value in given.items() if value])
