@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -13,6 +14,7 @@ from video_clips import make_clip, picture
 from srtrt.benchmarks.tables import table
 from srtrt.benchmarks.thirdparty import ThirdPartyGenerator
 from srtrt.cli import main
+from srtrt.datasets import squeezed_pair
 from srtrt.processor import this_processor
 from srtrt.runtime.parity import read_pictures
 
@@ -41,6 +43,28 @@ def test_latency_measures_side_by_side(tmp_path: Path) -> None:
     assert all(row["seconds_per_frame"] > 0 for row in report["engines"].values())
     assert report["machine"]["packages"]["onnxruntime"]
     assert report["frame"] == "32x24 to 128x96"
+
+
+def test_quality_by_the_protocol_of_the_report(photos: Path, tiny_checkpoint: Path) -> None:
+    given = ["--model", tiny_checkpoint, "--data", photos]
+    result = benchmark("quality", "--protocol", "report", *given)
+    assert result.exit_code == 0, result.output
+    measured = json.loads(result.stdout)
+    pairs = [squeezed_pair(path) for path in sorted(photos.iterdir())]
+    assert [(lr.shape, hr.shape) for lr, hr in pairs] == [((56, 56, 3), (224, 224, 3))] * 2
+    size = (224, 224)
+    enlarged = [cv2.resize(lr, size, interpolation=cv2.INTER_CUBIC) for lr, _ in pairs]
+    noise = [
+        np.mean((sr.astype(float) - hr) ** 2) for sr, (_, hr) in zip(enlarged, pairs, strict=True)
+    ]
+    expected = np.mean(10 * np.log10(255**2 / np.array(noise)))
+    found = measured["sets"]["photos0"]
+    assert found["bicubic"] == {"psnr_db": pytest.approx(expected, abs=1e-3)}
+    assert found["tiny"].keys() == {"psnr_db"}
+    assert "RGB" in measured["protocol"]
+    refused = benchmark("quality", "--protocol", "report", "--runs", photos)
+    assert refused.exit_code == 2
+    assert "leave --protocol out" in refused.stderr
 
 
 def test_latency_sets_options_side_by_side() -> None:
