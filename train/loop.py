@@ -294,7 +294,7 @@ class Trainer:
         rate = learning_rate(self.config, self.config.schedule.learning_rate, self.step, self.steps)
         line |= {"learning_rate": rate, "steps_per_second": 1 / seconds}
         if self.validation.pairs and (shown or self._due(run.validate_every)):
-            line["psnr"] = self._validate()
+            line |= self._validate()
         if self._at_milestone():
             self._write_checkpoint(f"{MILESTONES}/{self._place()}.safetensors")
         epoch = self.step / self._epoch
@@ -314,12 +314,14 @@ class Trainer:
                 )
             )
 
-    def _validate(self) -> float:
-        self._psnr = self.validation.psnr(self.average.network(self.net))
+    def _validate(self) -> dict[str, float]:
+        adversarial = "discriminator" in self.update.networks
+        scores = self.validation.scores(self.average.network(self.net), mesh=adversarial)
+        self._psnr = scores["psnr"]
         if self._psnr > self._best:
             self._best = self._psnr
             self._write_checkpoint(BEST)
-        return self._psnr
+        return scores
 
     def _draw(self, view: RunView) -> None:
         net = self.average.network(self.net)

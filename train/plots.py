@@ -79,6 +79,9 @@ LOOKS = {
         digits=".2f",
         best=True,
     ),
+    "near_nyquist_excess": Look(
+        title="Mesh on the validation pictures", axis="energy near Nyquist above the original's"
+    ),
     "learning_rate": Look(title="Learning rate", axis="learning rate", smooth=False),
     "steps_per_second": Look(title="Training speed", axis="speed (steps/s)", unit=" steps/s"),
     "seconds_per_step": Look(title="Time of an update", axis="time (s/step)", unit=" s/step"),

@@ -19,9 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from srtrt.cli import main
+from srtrt.metrics import near_nyquist_excess
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.train.config import preset, preset_names, read_config
 from srtrt.train.state import read_facts
+from srtrt.train.validate import Validation, picture_pairs
 
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8",
@@ -116,6 +118,25 @@ def test_rendered_pictures_are_told_apart_from_photographs(
     again = train(*arguments, "--resume", *with_settings("data.rendered_pictures=3"))
     assert again.exit_code == 1
     assert "data.rendered_pictures=2, now it is 3" in again.output
+
+
+def test_the_log_of_an_adversarial_run_watches_for_a_mesh(
+    picture_folder: Path, tmp_path: Path
+) -> None:
+    run, one = tmp_path / "run", ["schedule.length=1"]
+    arguments = ["--data", picture_folder, "--val", picture_folder]
+    result = train(*arguments, "--out", run, *with_settings(*ADVERSARIAL, *one))
+    assert result.exit_code == 0, result.output
+    net, _ = load_checkpoint(run / "generator.safetensors")
+    pairs = picture_pairs(sorted(picture_folder.iterdir()))
+    enlarged = Validation(pairs, device=torch.device("cpu")).enlarge(net)
+    excess = [near_nyquist_excess(sr, hr) for sr, (_, hr) in zip(enlarged, pairs, strict=True)]
+    found = read_log(run)[-1]["near_nyquist_excess"]
+    assert found == pytest.approx(np.mean(excess), rel=0.05)
+    assert (run / "plots" / "near_nyquist_excess.png").exists()
+    plain = train(*arguments, "--out", tmp_path / "plain", *with_settings(*one))
+    assert plain.exit_code == 0, plain.output
+    assert "near_nyquist_excess" not in read_log(tmp_path / "plain")[-1]
 
 
 @pytest.mark.parametrize(
