@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from srtrt.networks.checkpoint import (
     load_checkpoint,
     round_to_half,
     save_checkpoint,
+    weights_sha256,
 )
 from srtrt.networks.generator import Generator
 from srtrt.networks.rewrites import batchnorm_gain
@@ -62,18 +64,69 @@ def bundle(
 ) -> None:
     """Writes NAME.safetensors and NAME.onnx, and the result file quality-NAME.json."""
     net, spec = load_checkpoint(checkpoint)
-    with safe_open(checkpoint, framework="pt") as file:
-        extra = {k: v for k, v in (file.metadata() or {}).items() if k != SPEC_KEY}
-    target = into / f"{name}.safetensors"
-    report = measure_quality([str(checkpoint)], data)
-    report = _renamed(report, report["model"], name)
-    final = _stamped(spec, report, name, machine, note)
-    save_checkpoint(target, round_to_half(generator_state(net)), final, extra=extra)
-    parity = bundle_graph(target)
+    report = measured_as(name, checkpoint, data)
+    training = {
+        **spec.training,
+        "machine": machine,
+        "date": today(),
+        **({"note": note} if note else {}),
+    }
+    parity = write_model(
+        into / f"{name}.safetensors",
+        net,
+        spec.with_(name=name, training=training, quality=quality_facts(report, name)),
+        extra=extra_metadata(checkpoint),
+    )
     place = ReportPlace("results", str(results / f"quality-{name}.json"))
     place.write(full_report("quality", report))
     put(f"parity with PyTorch: {parity}")
     put_text(table({"benchmark": "quality", **report}) + "\n")
+
+
+def measured_as(name: str, checkpoint: Path, folders: Sequence[Path]) -> dict[str, Any]:
+    """Quality of a checkpoint on sets, with the model under its bundled name."""
+    report = measure_quality([str(checkpoint)], folders)
+    sets = {
+        key: {name if k == report["model"] else k: v for k, v in figures.items()}
+        for key, figures in report["sets"].items()
+    }
+    return {**report, "model": name, "sets": sets}
+
+
+def quality_facts(report: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the spec of a model says of its quality."""
+    figures = {key: values[name] for key, values in report["sets"].items()}
+    facts = {
+        "psnr_y_db": {key: value["psnr_db"] for key, value in figures.items()},
+        "ssim_y": {key: value["ssim"] for key, value in figures.items()},
+    }
+    # Through JSON, as numpy's numbers are not among its own.
+    plain: dict[str, Any] = json.loads(json.dumps(facts))
+    return plain
+
+
+def today() -> str:
+    """The date, as specs have it."""
+    return datetime.now(timezone.utc).date().isoformat()
+
+
+def extra_metadata(checkpoint: Path) -> dict[str, str]:
+    """What a checkpoint's header says besides its spec: the manifest of its pictures."""
+    with safe_open(checkpoint, framework="pt") as file:
+        return {k: v for k, v in (file.metadata() or {}).items() if k != SPEC_KEY}
+
+
+def write_model(
+    target: Path, net: Generator, spec: ModelSpec, *, extra: Mapping[str, str]
+) -> Parity:
+    """Writes a checkpoint in float16 and its verified graph beside it.
+
+    Raises:
+        ParityError: if the graph misses its gate.
+    """
+    state = round_to_half(generator_state(net))
+    save_checkpoint(target, state, spec.with_(weights_sha256=weights_sha256(state)), extra=extra)
+    return bundle_graph(target)
 
 
 def bundle_graph(checkpoint: Path) -> Parity:
@@ -106,34 +159,6 @@ def _factors(net: Generator) -> dict[str, tuple[NDArray[np.float16], NDArray[np.
         half = module.weight.detach().half()
         factors[f"{name}.weight"] = (half.numpy(), batchnorm_gain(norm))
     return factors
-
-
-def _renamed(report: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    """The report with the model under its bundled name."""
-    sets = {
-        key: {new if k == old else k: v for k, v in figures.items()}
-        for key, figures in report["sets"].items()
-    }
-    return {**report, "model": new, "sets": sets}
-
-
-def _stamped(
-    spec: ModelSpec, report: dict[str, Any], name: str, machine: str, note: str
-) -> ModelSpec:
-    figures = {key: values[name] for key, values in report["sets"].items()}
-    training = {
-        **spec.training,
-        "machine": machine,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
-    if note:
-        training["note"] = note
-    quality = {
-        "psnr_y_db": {key: value["psnr_db"] for key, value in figures.items()},
-        "ssim_y": {key: value["ssim"] for key, value in figures.items()},
-    }
-    # Through JSON, as numpy's numbers are not among its own.
-    return spec.with_(name=name, training=training, quality=json.loads(json.dumps(quality)))
 
 
 if __name__ == "__main__":

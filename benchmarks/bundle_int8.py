@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from onnx import ModelProto
 
 from srtrt.datasets import list_images, lr_hr_pair
 from srtrt.errors import ParityError
@@ -25,7 +26,7 @@ from srtrt.metrics import psnr_y
 from srtrt.networks.checkpoint import load_checkpoint
 from srtrt.networks.rewrites import REWRITES
 from srtrt.runtime.backends.base import Backend
-from srtrt.runtime.models import find_model, weights_folder
+from srtrt.runtime.models import Model, find_model, weights_folder
 from srtrt.runtime.parity import (
     GATES,
     graph_backend,
@@ -47,8 +48,23 @@ def bundle_int8(name: str, calibrate: Path, data: Path, into: Path) -> None:
     Raises:
         ParityError: if it is under the gate of int8, or loses more than 0.10 dB.
     """
-    model = find_model(name)
+    graph = int8_graph(find_model(name), calibrate, data)
+    save_graph(into / f"{name}-int8.onnx", graph)
+
+
+def int8_graph(model: Model, calibrate: Path, data: Path) -> ModelProto:
+    """The verified int8 graph of a model that has a checkpoint.
+
+    Args:
+        model: what to quantise.
+        calibrate: folder of photographs.
+        data: folder of HR pictures on which the loss of PSNR is measured.
+
+    Raises:
+        ParityError: if it is under the gate of int8, or loses more than 0.10 dB.
+    """
     assert model.checkpoint_path is not None
+    name = model.name
     net, spec = load_checkpoint(model.checkpoint_path)
     start = time.perf_counter()
     graph, facts = quantised_graph(
@@ -79,8 +95,9 @@ def bundle_int8(name: str, calibrate: Path, data: Path, into: Path) -> None:
         "quantisation": {**facts, "seconds": seconds, "db_lost": {data.name: round(lost, 4)}},
         "parity": {"against": "PyTorch fp32", "engine": "onnxruntime", **parity.to_dict()},
     }
-    final = spec.with_(form="rgb8", precision="int8", rewrites=REWRITES, quality=quality)
-    save_graph(into / f"{name}-int8.onnx", stamp(graph, final))
+    return stamp(
+        graph, spec.with_(form="rgb8", precision="int8", rewrites=REWRITES, quality=quality)
+    )
 
 
 def _db_lost(reference: Backend, candidate: Backend, folder: Path) -> float:

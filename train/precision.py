@@ -34,7 +34,7 @@ class Arithmetic:
         wanted = config.run.precision
         if wanted != "auto":
             return cls(wanted, f"as run.precision says{_warning(wanted, device)}")
-        native, says = _bf16_on(device)
+        native, says = bf16_on(device)
         if world.agree(not native):
             return cls("fp32", "another process has no fast bfloat16" if native else says)
         return cls("bf16", says)
@@ -52,7 +52,7 @@ class Arithmetic:
         return f"training in {self.precision}: {self.reason}"
 
 
-def _bf16_on(device: torch.device) -> tuple[bool, str]:
+def bf16_on(device: torch.device) -> tuple[bool, str]:
     """Whether a device is faster in bfloat16 than in float32, and what to say of it."""
     if device.type == "cpu":
         processor = this_processor()
@@ -67,7 +67,7 @@ def _bf16_on(device: torch.device) -> tuple[bool, str]:
 
 def _warning(precision: RunPrecision, device: torch.device) -> str:
     """What to know of bf16 on a device that is not fast in it."""
-    native, says = _bf16_on(device)
+    native, says = bf16_on(device)
     if precision == "fp32" or native:
         return ""
     emulated = device.type == "cuda" or (device.type == "cpu" and not this_processor().bf16)
