@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from srtrt.errors import MissingPackageError, OutputError
-from srtrt.files import replace_when_complete
+from srtrt.files import replace_when_complete, stale_parts
 from srtrt.train.plots import draw_plots, require_matplotlib
 
 SCALE = 4
@@ -62,6 +62,7 @@ class RunView:
         with _writing(folder):
             for each in (self._samples, self._plots, self._events):
                 each.mkdir(parents=True, exist_ok=True)
+                stale_parts(each, remove=True)  # of runs that were killed
             self._writer = _event_writer(self._events, purge_step=first_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

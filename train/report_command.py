@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -122,9 +123,10 @@ def _say_plan(experiment: Experiment, tell: Tell) -> None:
     if not waiting:
         return
     tell("timing a few updates")
-    costs = {run.upsampler: run for run in waiting}
-    measured = {name: measure_cost(experiment, run) for name, run in costs.items()}
-    for name, cost in measured.items():
+    measured = {}
+    for name, run in {run.upsampler: run for run in waiting}.items():
+        cost = measured[name] = measure_cost(experiment, run)
+        gc.collect()  # networks refer to themselves, and two may not fit into memory
         tell(f"{name}: {cost.seconds:.2f} s an update, a state of {cost.state_bytes / 1e6:,.0f} MB")
     ahead = plan(experiment, measured)
     tell(f"{len(waiting)} of {len(experiment.runs)} runs to go: {ahead}")
@@ -153,6 +155,7 @@ def _run(experiment: Experiment, run: ReportRun, pictures: Pictures, tell: Tell)
         finished = experiment.train(
             run, pictures, tell=tell, on_progress=show, should_stop=should_stop
         )
+    gc.collect()
     if not finished:
         tell("stopped; the same command goes on")
         raise KeyboardInterrupt

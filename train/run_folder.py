@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srtrt.errors import OutputError, TrainingError
-from srtrt.files import write_text
+from srtrt.files import stale_parts, write_text
 from srtrt.plain_data import shown
 from srtrt.train.run_log import read_log
 from srtrt.train.state import DamagedStateError, TrainingState, read_facts
@@ -54,7 +54,7 @@ class RunFolder:
         return sorted((self.path / STATES).glob("state-*.safetensors"), reverse=True)
 
     def start(self, config: str, manifest: Mapping[str, Any]) -> None:
-        """Creates the folder with settings and manifest.
+        """Creates the folder with settings and manifest; unfinished files of killed runs go.
 
         Raises:
             OutputError: if it cannot be written.
@@ -62,6 +62,7 @@ class RunFolder:
         try:
             for name in (STATES, MILESTONES):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
+                stale_parts(self.path / name, remove=True)  # of a state, they may be large
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be made ({error.strerror}).") from error
         self.write(CONFIG, config)

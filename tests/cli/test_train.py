@@ -312,7 +312,10 @@ def test_a_run_goes_on_with_its_own_content_network_alone(
         assert refused.exit_code == 1
         assert f"is {digest}: a run goes on with the file it was started with" in refused.output
         assert "pictures" not in refused.output, "before they are cached"
+    left = state.with_name(f".{state.name}.123-0123456789abcdef.part")
+    left.write_bytes(bytes(1000))
     assert train(*given[2:], "--vgg", vgg_file, "--resume").exit_code == 0
+    assert list((run / "states").iterdir()) == [state], "what a killed run left is gone"
 
 
 def test_two_processes_train_like_one(picture_folder: Path, tmp_path: Path) -> None:
