@@ -130,7 +130,16 @@ def test_ctrl_c_at_every_moment(tmp_path: Path, picture_folder: Path, command: s
     make_clip(tmp_path / "in.mp4", pts=range(0, 90000, 3000))
     arguments = {
         "upscale-video": ["in.mp4", "--overwrite"],
-        "train": ["--data", str(picture_folder), "--set", "data.patch=8", "--set", "data.batch=2"],
+        "train": [
+            "--data",
+            str(picture_folder),
+            "--set",
+            "data.rendered=0",
+            "--set",
+            "data.patch=8",
+            "--set",
+            "data.batch=2",
+        ],
         "export": ["srresnet", "-o", "graphs", "--overwrite"],
         "doctor": [],
     }[command]

@@ -27,6 +27,7 @@ from srtrt.train.validate import Validation, picture_pairs
 
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8",
+    "data.rendered=0",
     "schedule.warmup_steps=2", "run.log_every=4", "discriminator.features=4",
 ]  # fmt: skip
 STAGES = [
@@ -115,7 +116,8 @@ def test_rendered_pictures_are_told_apart_from_photographs(
     assert {font["licence"] for font in facts["fonts"]} == {
         "Bitstream Vera licence (DejaVu)", "STIX Font licence 1.0",
     }  # fmt: skip
-    again = train(*arguments, "--resume", *with_settings("data.rendered_pictures=3"))
+    more = with_settings(*drawn, "schedule.length=3", "data.rendered_pictures=3")
+    again = train(*arguments, "--resume", *more)
     assert again.exit_code == 1
     assert "data.rendered_pictures=2, now it is 3" in again.output
 

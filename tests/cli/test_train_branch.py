@@ -19,6 +19,7 @@ from srtrt.cli import main
 
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8",
+    "data.rendered=0",
     "schedule.warmup_steps=2", "run.log_every=2", "discriminator.features=4",
     "schedule.decay=constant",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from srtrt.train.update import Update
 
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8",
+    "data.rendered=0",
     "schedule.warmup_steps=0", "run.save_every=2", "run.log_every=4",
     "run.precision=fp32", "loss.adversarial_weight=0.01", "discriminator.features=4",
 ]  # fmt: skip

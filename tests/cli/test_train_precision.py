@@ -20,6 +20,7 @@ from srtrt.train.sections import RunConfig
 
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=1", "data.patch=8",
+    "data.rendered=0",
     "schedule.warmup_steps=0", "schedule.length=4", "run.save_every=2", "run.log_every=4",
 ]  # fmt: skip
 Become = Callable[[str], None]

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 TINY = [
     "generator.blocks=1", "generator.features=8", "data.batch=2", "data.patch=8",
+    "data.rendered=0",
     "run.precision=fp32", "schedule.warmup_steps=0", "schedule.learning_rate=1e-9",
 ]  # fmt: skip
 
