@@ -271,6 +271,12 @@ def test_the_recipe_of_the_report_runs(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert f"an epoch is {'one batch' if epoch == 'batch' else 'a pass'}" in result.output
+    run = read_config(tmp_path / "config.yaml")
+    assert (run.run.initialisation, run.run.precision, run.schedule.ema_decay) == (
+        "plain",
+        "fp32",
+        0,
+    )
     log = read_log(tmp_path)
     assert [line["step"] for line in log] == steps
     assert [line["epoch"] for line in log] == [1, 2]
@@ -288,6 +294,12 @@ def test_the_recipe_of_the_report_runs(
     kept = [tmp_path / "milestones" / f"epoch-0000{each}.safetensors" for each in (1, 2)]
     milestones = [load_checkpoint(path)[1] for path in kept]
     assert [each.training["steps"] for each in milestones] == steps
+    (state,) = (tmp_path / "states").iterdir()
+    tensors = load_file(state)
+    ours = {k: v for k, v in tensors.items() if k.startswith("average.")}
+    for key, value in ours.items():
+        plain = tensors[key.replace("average.", "generator.net.")]
+        assert torch.equal(plain, value), "weights are not averaged"
     assert milestones[1].weights_sha256 == spec.weights_sha256 != milestones[0].weights_sha256
 
 

@@ -11,7 +11,7 @@ from srtrt.errors import InputError, ModelError
 from srtrt.networks.checkpoint import parameter_counts
 from srtrt.networks.discriminator import Discriminator
 from srtrt.networks.generator import Generator, GeneratorConfig, Upsampler
-from srtrt.networks.initialise import initialise_as_interpolation
+from srtrt.networks.initialise import initialise_as_interpolation, initialise_plainly
 from srtrt.networks.rewrites import InferenceGenerator, forward_with_folded_tail
 from srtrt.networks.vgg import VggFeatures
 
@@ -142,3 +142,23 @@ def test_vgg_refuses_what_is_not_its_state_dict(tmp_path: Path) -> None:
         VggFeatures().load_weights(tmp_path / "text.pth")
     with pytest.raises(InputError, match="no such file"):
         VggFeatures().load_weights(tmp_path / "absent.pth")
+
+
+def test_plain_weights_are_drawn_as_keras_draws_them() -> None:
+    torch.manual_seed(0)
+    nets = (lively_generator(GeneratorConfig(blocks=2)), Discriminator(32))
+    for net in nets:
+        initialise_plainly(net)
+        for name, parameter in net.named_parameters():
+            layer = net.get_submodule(name.rpartition(".")[0])
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                assert bool((parameter == float(name.endswith("weight"))).all())
+            elif parameter.dim() == 1:
+                assert not parameter.any(), "biases, and slopes of PReLU"
+            else:
+                taps = parameter[0, 0].numel()
+                limit = (6 / (taps * (parameter.shape[0] + parameter.shape[1]))) ** 0.5
+                assert 0.98 * limit < parameter.abs().max() <= limit * (1 + 1e-6)
+                assert parameter.std().item() == pytest.approx(limit / 3**0.5, rel=0.1)
+        statistics = {n: b for n, b in net.named_buffers() if "running" in n}
+        assert all(bool((b == float("var" in n)).all()) for n, b in statistics.items())
