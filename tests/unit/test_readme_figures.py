@@ -26,6 +26,7 @@ def load(name: str) -> dict[str, Any]:
     [
         ("docs/figures.md", "quality-perceptual.json"),
         ("docs/figures.md", "quality-rendered.json"),
+        ("docs/figures.md", "training-rendered.json"),
         ("docs/figures.md", "compressed-crf28.json"),
         ("docs/figures.md", "video-rates-h264-clips-2.json"),
         ("docs/figures.md", "video-rates-h264-pans.json"),
