@@ -277,6 +277,22 @@ def _fuzz(report: dict[str, Any]) -> str:
     return _markdown(["kind of file", "cases", "refused", "used", "faults"], rows)
 
 
+def _side_by_side(report: dict[str, Any]) -> str:
+    cells = (
+        [
+            row["variant"],
+            row["measure"],
+            f"{row['mean']:.4f}",
+            f"{row['difference']:+.4f} ± {row['standard_error']:.4f}"
+            if "difference" in row
+            else "",
+            ", ".join(f"{each:+.4f}" for each in row.get("by_seed", ())),
+        ]
+        for row in report["rows"]
+    )
+    return _markdown(["variant", "measure", "mean", "difference", "by seed"], cells)
+
+
 def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
@@ -299,6 +315,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "on-gpu": _on_gpu,
     "video": _video,
     "fuzz": _fuzz,
+    "side-by-side": _side_by_side,
 }
 
 
