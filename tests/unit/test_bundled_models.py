@@ -50,3 +50,18 @@ def test_flat_colours_keep_their_place(name: str) -> None:
     error = np.abs(big - colours[:, None, None].astype(int)).max(axis=(1, 2, 3))
     assert error.max() <= 8, f"{colours[error.argmax()]} is off by {error.max()}"
     assert error.mean() <= 3
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_greys_keep_their_level(name: str) -> None:
+    """White is white, black is black (where srgan has its mesh, within a level), greys are near."""
+    greys = np.array([0, 255, *range(15, 255, 15)], np.uint8)
+    fields = np.broadcast_to(greys[:, None, None, None], (len(greys), 16, 16, 3))
+    with srtrt.Upscaler(name, precision="fp32") as upscale:
+        big = upscale(np.ascontiguousarray(fields))[:, 24:40, 24:40].astype(int)
+    error = big - greys[:, None, None, None].astype(int)
+    most = 1 if name == "srgan" else 0
+    assert np.abs(error[0]).max() <= most
+    assert np.abs(error[1]).max() <= most
+    assert np.abs(error).max() <= 1 + most
+    assert np.abs(error.mean((0, 1, 2))).max() < 0.5
