@@ -35,6 +35,7 @@ from srtrt.networks.checkpoint import (
     save_checkpoint,
     weights_sha256,
 )
+from srtrt.train.command_parts import stop_request
 
 _COLOUR_PICTURES = 80
 """Photographs by which colours are corrected; one crop of each."""
@@ -86,8 +87,9 @@ def decide_and_release(
     release = prepare(place.repository, candidate, place.folder / "release", say)
     _stage_stored(release, session, trained, facts)
     session.expect(file_sha256(release.place(session.job.stored)))
-    changed = release.install()
-    session.released(trained.constant.step)
+    with stop_request():  # not half of it
+        changed = release.install()
+        session.released(trained.constant.step)
     changed += refresh_int8(place.repository, name, sets.public)
     for path in dict.fromkeys(changed):
         say(f"changed: {path}")

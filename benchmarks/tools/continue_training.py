@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -139,14 +139,14 @@ def continue_training(
     split = _checked(call)
     _require_speed(device, anyway=anyway)
     _announce(call, split)
-    with stop_request() as should_stop, output_claimed(call.runs):
+    with output_claimed(call.runs):
         for index, name in enumerate(call.models):
             left = call.deadline - time.time()
             if left <= 0:
                 say(f"{name}: the time is up before its turn; nothing is done for it")
                 continue
             end = time.time() + left / (len(call.models) - index)
-            _turn(call, name, split, end, device, should_stop)
+            _turn(call, name, split, end, device)
 
 
 def _deadline(until: str | None, minutes: float | None, updates: int | None) -> float:
@@ -226,7 +226,6 @@ def _turn(
     split: Split,
     end: float,
     device: torch.device,
-    should_stop: Callable[[], bool],
 ) -> None:
     """One model's part of the time."""
     repository, yardstick = call.repository, YARDSTICKS[name]
@@ -246,7 +245,8 @@ def _turn(
             "time to train; nothing is done for it"
         )
         return
-    trained = session.train(times, should_stop)
+    with stop_request() as should_stop:
+        trained = session.train(times, should_stop)
     place = Place(repository=repository, folder=folder, machine=call.machine, say=say)
     decide_and_release(place, session, trained, (yardstick, sets, old), split.training)
 
