@@ -111,7 +111,7 @@ def _on_set(name: str, folder: Path, engines: Sequence[str]) -> dict[str, Any]:
     parity = measure_parity_of(name, engines, folder, form="rgb8")["engines"]
     rows = {}
     for engine in engines:
-        quality = measure_quality([name], [folder], engine=engine)
+        quality = measure_quality([name], [folder], engine=engine, perceptual=False)
         psnr = quality["sets"][folder.name][name]["psnr_db"]
         agreement = {f"parity_{key}": parity[engine][key] for key in ("psnr_db", "max_abs")}
         rows[engine] = {"psnr_db": psnr, "db_lost": parity[engine]["db_lost"], **agreement}

@@ -13,13 +13,15 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
 from srtrt.benchmarks.quality import Picture, Upscale, mean_figures, open_upscalers
+from srtrt.benchmarks.vmaf import vmaf, vmaf_available
 from srtrt.datasets import list_images, read_rgb8
-from srtrt.errors import InputError, UsageError
+from srtrt.errors import InputError, UsageError, install_hint
 from srtrt.metrics import mod_crop, psnr_y, ssim_y
 from srtrt.reading import open_plain
 from srtrt.resample import resize_bicubic
 from srtrt.runtime.video.codecs import quiet_svt
 from srtrt.runtime.video.pyav import METADATA
+from srtrt.terminal import say
 
 SCALE = 4
 FRAME_RATE = 25
@@ -167,7 +169,7 @@ def measure_compressed(
     limit: int | None = None,
     on_clip: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """PSNR in dB and SSIM (Y, 4-pixel border) of models on LR video compressed with x264.
+    """PSNR in dB and SSIM (Y, 4-pixel border) and VMAF of models on LR video through x264.
 
     HR frames are reduced four times, encoded, decoded, enlarged and compared with what they were
     made from; the same LR frames are also enlarged without encoding.
@@ -185,7 +187,9 @@ def measure_compressed(
     Returns:
         ``sources``: for ``panned pictures`` and ``clips`` the number of clips and frames, bits per
         LR pixel, and under ``compressed`` and ``uncompressed`` the figures of bicubic and each
-        model, averaged over the frames of a clip and then over the clips.
+        model, averaged over the frames of a clip and then over the clips: ``psnr_db``, ``ssim``,
+        ``vmaf`` and ``vmaf_neg``. Without imageio-ffmpeg the last two are left out, and it is said
+        what to type.
 
     Raises:
         UsageError: if there is neither a folder nor a clip.
@@ -193,6 +197,11 @@ def measure_compressed(
     """
     if pictures is None and not clips:
         raise UsageError("nothing to measure on; give --data DIR, --clip VIDEO, or both.")
+    if not vmaf_available():
+        say(
+            "VMAF is left out, as imageio-ffmpeg is not installed; install it with: "
+            f"{install_hint('dev')}."
+        )
     with open_upscalers(models, engine, fast=True) as (upscalers, head):
         sources = {}
         if pictures is not None:
@@ -277,9 +286,8 @@ def _measure(
 def _clip_figures(
     low: Sequence[Picture], hr: Sequence[Picture], upscale: Upscale
 ) -> dict[str, float]:
-    figures = []
-    for lr, truth in zip(low, hr, strict=True):
-        sr = upscale(lr)
-        figures.append((min(psnr_y(sr, truth), _PSNR_CAP_DB), ssim_y(sr, truth)))
-    psnr, ssim = np.mean(figures, axis=0)
-    return {"psnr_db": float(psnr), "ssim": float(ssim)}
+    sr = [upscale(lr) for lr in low]
+    pairs = list(zip(sr, hr, strict=True))
+    psnr = [min(psnr_y(a, b), _PSNR_CAP_DB) for a, b in pairs]
+    figures = {"psnr_db": float(np.mean(psnr)), "ssim": float(np.mean([ssim_y(*p) for p in pairs]))}
+    return {**figures, **(vmaf(sr, hr) if vmaf_available() else {})}

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and a perceptual distance of models on folders of HR pictures, beside bicubic."""
+"""Quality of models on folders of HR pictures, beside bicubic."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtrt.benchmarks.engines import REFERENCE, open_engine
-from srtrt.benchmarks.lpips import DESCRIPTION, Lpips
 from srtrt.benchmarks.thirdparty import load_third_party
 from srtrt.datasets import list_images, lr_hr_pair
-from srtrt.metrics import psnr_y, ssim_y
+from srtrt.metrics import (
+    SMALLEST_BLOCK,
+    colour_bias,
+    near_nyquist_energy,
+    near_nyquist_excess,
+    psnr_y,
+    ssim_y,
+)
+from srtrt.perceptual import PerceptualDistances, without_distances
 from srtrt.resample import resize_bicubic
 from srtrt.runtime.backends import backend_class
+from srtrt.terminal import say
 
 Picture = NDArray[np.uint8]
 """``[H, W, 3]`` RGB."""
@@ -30,7 +38,19 @@ THIRD_PARTY_ENGINE = "torch-third-party"
 
 _FILES = (".onnx", ".safetensors", ".pth")
 _RESERVED = (BICUBIC, "pictures", "compressed", "uncompressed")
-_DIGITS = {"psnr_db": 3, "ssim": 4, "lpips": 4}
+_DIGITS = {
+    "psnr_db": 3,
+    "ssim": 4,
+    "lpips": 4,
+    "dists": 4,
+    "near_nyquist": 4,
+    "near_nyquist_excess": 4,
+    "bias_red": 3,
+    "bias_green": 3,
+    "bias_blue": 3,
+    "vmaf": 2,
+    "vmaf_neg": 2,
+}
 
 
 def bicubic(lr: Picture) -> Picture:
@@ -127,56 +147,86 @@ def measure_quality(
     folders: Sequence[Path],
     *,
     engine: str | None = None,
-    lpips: Path | None = None,
+    perceptual: bool = True,
     on_picture: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
-    """Mean PSNR in dB and SSIM (Y of BT.601, 4-pixel border, uint8) by folder and model.
+    """Mean figures of uint8 output by folder and model.
 
     Args:
         models: bundled names, or ``.onnx``, ``.safetensors`` or ``.pth`` files.
         folders: HR pictures; each folder is one set.
         engine: of all models but ``.pth``; by default see :func:`engine_for`.
-        lpips: folder with the files of :class:`srtrt.benchmarks.lpips.Lpips`; adds its distance.
+        perceptual: add LPIPS and DISTS; where their weights are not installed it is said what to
+            type, and they are left out.
         on_picture: called after each picture.
 
     Returns:
         ``sets``: for each folder the number of ``pictures`` and, for ``bicubic`` and each model,
-        ``psnr_db``, ``ssim`` and, if asked for, ``lpips``.
+        ``psnr_db`` and ``ssim`` (Y of BT.601, 4-pixel border), ``lpips`` (``alex``) and ``dists``
+        of whole pictures, ``near_nyquist`` and ``near_nyquist_excess``
+        (:func:`srtrt.metrics.near_nyquist_energy`, in squared levels), and ``bias_red``,
+        ``bias_green``, ``bias_blue`` (:func:`srtrt.metrics.colour_bias`, in levels of 255).
+        Pictures that are too small for a figure are left out of its mean.
 
     Raises:
         InputError: if a folder, picture or model cannot be read.
         ModelError: if a model is unusable or does not run on the engine.
         UsageError: if the engine is unknown.
+        BrokenPackageError: if the packages hold other weights.
     """
-    distance = Lpips(lpips) if lpips is not None else None
+    distances = open_distances() if perceptual else None
     sets: dict[str, Any] = {}
     with open_upscalers(models, engine) as (upscalers, head):
         for folder in folders:
             figures: dict[str, list[dict[str, float]]] = {name: [] for name in upscalers}
             for path in list_images([folder]):
                 lr, hr = lr_hr_pair(path)
+                distance = None if distances is None else distances.against(hr)
                 for name, upscale in upscalers.items():
-                    figures[name].append(_figures(upscale(lr), hr, distance))
+                    figures[name].append(picture_figures(upscale(lr), hr, distance))
                 if on_picture is not None:
                     on_picture(path)
             sets[folder.name] = {
                 "pictures": len(figures[BICUBIC]),
                 **{name: mean_figures(values) for name, values in figures.items()},
             }
-    note = {"lpips": DESCRIPTION} if distance is not None else {}
-    return {**head, **note, "sets": sets}
+    return {**head, "sets": sets}
 
 
-def _figures(sr: Picture, hr: Picture, distance: Lpips | None) -> dict[str, float]:
+def open_distances() -> PerceptualDistances | None:
+    """LPIPS and DISTS; None, with a sentence that says what to type, where they are missing."""
+    reason = without_distances()
+    if reason is not None:
+        say(reason)
+        return None
+    return PerceptualDistances()
+
+
+def picture_figures(
+    sr: Picture, hr: Picture, distance: Callable[[Picture], dict[str, float]] | None = None
+) -> dict[str, float]:
+    """All figures of a picture against its ground truth, see :func:`measure_quality`.
+
+    Args:
+        sr: uint8 RGB ``[H, W, 3]``.
+        hr: the ground truth of the same shape.
+        distance: what :meth:`PerceptualDistances.against` gave for ``hr``; None leaves it out.
+    """
     figures = {"psnr_db": psnr_y(sr, hr), "ssim": ssim_y(sr, hr)}
     if distance is not None:
-        figures["lpips"] = distance(sr, hr)
-    return figures
+        figures |= distance(sr)
+    if min(hr.shape[:2]) >= SMALLEST_BLOCK:
+        figures["near_nyquist"] = near_nyquist_energy(sr)
+        figures["near_nyquist_excess"] = near_nyquist_excess(sr, hr)
+    bias = colour_bias(sr, hr)
+    colours = zip(("bias_red", "bias_green", "bias_blue"), bias, strict=True)
+    return {**figures, **{name: float(value) for name, value in colours}}
 
 
 def mean_figures(figures: Sequence[dict[str, float]]) -> dict[str, float]:
     """The mean of each figure, rounded as result files have it."""
     return {
-        key: round(float(np.mean([row[key] for row in figures])), _DIGITS[key])
-        for key in figures[0]
+        key: round(float(np.mean([row[key] for row in figures if key in row])), digits) + 0.0
+        for key, digits in _DIGITS.items()
+        if any(key in row for row in figures)
     }

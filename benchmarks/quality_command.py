@@ -30,10 +30,10 @@ from srtrt.runtime.command_options import Number, Whole
     help="By default the untouched generator, and onnxruntime-fp32 for graphs.",
 )
 @click.option(
-    "--lpips",
-    default=None,
-    metavar="DIR",
-    help="Add a perceptual distance after LPIPS, from files in DIR.",
+    "--perceptual/--no-perceptual",
+    default=True,
+    show_default=True,
+    help="Add LPIPS and DISTS, where the packages with their weights are installed.",
 )
 @click.option(
     "--protocol",
@@ -53,15 +53,19 @@ def quality(
     models: tuple[str, ...],
     data: tuple[str, ...],
     engine: str | None,
-    lpips: str | None,
+    perceptual: bool,
     protocol: str,
     runs: tuple[str, ...],
     epochs: tuple[float, ...],
     out: ReportPlace | None,
 ) -> None:
-    """PSNR and SSIM on folders of HR pictures, beside bicubic; or a table of training runs."""
+    """Measure models on folders of HR pictures, beside bicubic; or tabulate training runs.
+
+    PSNR, SSIM, LPIPS, DISTS, energy near the Nyquist frequency (a mesh of two pixels) and the
+    colour bias.
+    """
     if runs:
-        given = {"--data": data, "--engine": engine, "--lpips": lpips}
+        given = {"--data": data, "--engine": engine, "--no-perceptual": not perceptual}
         given |= {"--protocol": protocol if protocol == "report" else ""}
         if context.get_parameter_source("models") is not ParameterSource.DEFAULT:
             given["--model"] = models
@@ -74,8 +78,6 @@ def quality(
     if protocol == "report":
         from srtrt.benchmarks.report_quality import measure_by_report
 
-        if lpips is not None:
-            raise UsageError("--lpips belongs to --protocol field; the report measures PSNR alone.")
         folders = [Path(d) for d in data]
         result = measure_by_report(
             models, folders, engine=engine, on_picture=lambda path: progress(path.name)
@@ -88,7 +90,7 @@ def quality(
         models,
         [Path(d) for d in data],
         engine=engine,
-        lpips=None if lpips is None else Path(lpips),
+        perceptual=perceptual,
         on_picture=lambda path: progress(path.name),
     )
     show("quality", result, out)

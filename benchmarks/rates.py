@@ -20,7 +20,7 @@ from srtrt.benchmarks.compressed import (
     through_encoder,
     turn,
 )
-from srtrt.benchmarks.quality import BICUBIC, Picture, Upscale, open_upscalers
+from srtrt.benchmarks.quality import BICUBIC, Picture, Upscale, mean_figures, open_upscalers
 from srtrt.benchmarks.vmaf import vmaf
 from srtrt.datasets import list_images, read_rgb8
 from srtrt.errors import UsageError
@@ -43,7 +43,7 @@ def measure_rates(
     limit: int | None = None,
     on_row: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """PSNR (Y, dB) and VMAF of models on LR video at many bit rates, clip by clip.
+    """PSNR (Y, dB), VMAF and VMAF-NEG of models on LR video at many bit rates, clip by clip.
 
     HR frames are reduced four times, encoded, decoded, enlarged and compared with what they were
     made from. All frames are encoded, so that the rate is that of a film and not of its first
@@ -63,7 +63,7 @@ def measure_rates(
 
     Returns:
         ``rows``: clip, LR size, encoder, crf (None: not encoded), bits per LR pixel and frame, and
-        for each model ``psnr_db`` and ``vmaf``.
+        for each model ``psnr_db``, ``vmaf`` and ``vmaf_neg``.
 
     Raises:
         UsageError: if there is neither a folder nor a clip, or an encoder is unknown.
@@ -147,5 +147,5 @@ def _measure(
         for name, upscale in upscalers.items():
             sr = [upscale(decoded[i]) for i in chosen]
             psnr = np.mean([psnr_y(a, b) for a, b in zip(sr, truth, strict=True)])
-            row[name] = {"psnr_db": round(float(psnr), 3), "vmaf": round(vmaf(sr, truth), 2)}
+            row[name] = mean_figures([{"psnr_db": float(psnr), **vmaf(sr, truth)}])
         yield row

@@ -63,18 +63,44 @@ def _decibels(psnr: float | None) -> str:
 
 
 def _quality(report: dict[str, Any]) -> str:
-    first = next(iter(report["sets"].values()))
-    methods = [key for key in first if key != "pictures"]
-    rows = (
-        [name, *(_figures(f[method]) for method in methods)] for name, f in report["sets"].items()
-    )
-    return _markdown(["set", *methods], rows)
+    """A column for each method where there is PSNR and SSIM alone, else a row for each."""
+    sets = {
+        name: {method: f for method, f in figures.items() if method != "pictures"}
+        for name, figures in report["sets"].items()
+    }
+    rows = [(name, method, f) for name, figures in sets.items() for method, f in figures.items()]
+    columns = [c for c in _QUALITY if any(c[1] in f for _, _, f in rows)]
+    if len(columns) == 2:
+        methods = list(next(iter(sets.values())))
+        cells = ([name, *(_figures(f[m]) for m in methods)] for name, f in sets.items())
+        return _markdown(["set", *methods], cells)
+    body = ([name, method, *(_shown(f, *c[1:]) for c in columns)] for name, method, f in rows)
+    return _markdown(["set", "model", *(c[0] for c in columns)], body)
+
+
+_QUALITY = (
+    ("PSNR, dB", "psnr_db", 2),
+    ("SSIM", "ssim", 4),
+    ("LPIPS", "lpips", 4),
+    ("DISTS", "dists", 4),
+    ("near Nyquist", "near_nyquist", 3),
+    ("above truth", "near_nyquist_excess", 3),
+    ("bias R", "bias_red", 2),
+    ("bias G", "bias_green", 2),
+    ("bias B", "bias_blue", 2),
+)
+"""Head, key and decimals of each figure."""
+
+
+def _shown(figures: dict[str, float], key: str, digits: int) -> str:
+    return f"{round(figures[key], digits) + 0.0:.{digits}f}" if key in figures else "-"
 
 
 def _figures(figures: dict[str, float]) -> str:
-    """PSNR in dB / SSIM, and the perceptual distance where it was measured."""
+    """PSNR in dB / SSIM, and VMAF / VMAF-NEG where they were measured."""
     texts = [f"{figures['psnr_db']:.2f}", f"{figures['ssim']:.4f}"]
-    return " / ".join([*texts, f"{figures['lpips']:.4f}"] if "lpips" in figures else texts)
+    texts += [f"{figures[key]:.1f}" for key in ("vmaf", "vmaf_neg") if key in figures]
+    return " / ".join(texts)
 
 
 def _compressed(report: dict[str, Any]) -> str:
@@ -82,11 +108,15 @@ def _compressed(report: dict[str, Any]) -> str:
     methods = list(next(iter(sources.values()))["compressed"])
     labels = {"uncompressed": "uncompressed", "compressed": f"x264 crf {report['codec']['crf']}"}
     rows = (
-        [f"{name}, {label}", *(_figures(source[kind][method]) for method in methods)]
+        [
+            f"{name}, {label}",
+            f"{source['bits_per_pixel']:.3f}" if kind == "compressed" else "-",
+            *(_figures(source[kind][method]) for method in methods),
+        ]
         for name, source in sources.items()
         for kind, label in labels.items()
     )
-    return _markdown(["source", *methods], rows)
+    return _markdown(["source", "bits per LR pixel", *methods], rows)
 
 
 def _rates(report: dict[str, Any]) -> str:

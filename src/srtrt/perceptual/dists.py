@@ -10,11 +10,13 @@ pictures at their own size where they are not larger than 256 pixels; nothing is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srtrt.perceptual.lpips import at_least_single, both_features, require_pair
+from srtrt.perceptual.lpips import at_least_single, require_pair
 from srtrt.perceptual.vgg16 import BLOCK_ENDS, Vgg16
 from srtrt.perceptual.weights import read_dists
 
@@ -77,17 +79,22 @@ class Dists(nn.Module):
             ValueError: if the shapes differ.
         """
         require_pair(a, b)
+        return self.compare(self.layers(a), self.layers(b))
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        """What is compared of float RGB pictures ``[N, 3, H, W]``: themselves, and features."""
+        return [at_least_single(layer) for layer in (x, *self.features(x))]
+
+    def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Distances ``[N]`` of what :meth:`layers` gave for two batches."""
         texture, structure = [], []
-        for first, second in zip(*both_features(self._layers, a, b), strict=True):
+        for first, second in zip(a, b, strict=True):
             means = [x.mean(dim=(2, 3), keepdim=True) for x in (first, second)]
             centred = [x - mean for x, mean in zip((first, second), means, strict=True)]
             texture.append(_dissimilarity(means[0], means[1]))
             structure.append(_dissimilarity(centred[0], centred[1]))
         weighted = self.alpha * torch.cat(texture, dim=1) + self.beta * torch.cat(structure, dim=1)
         return weighted.sum(dim=1)
-
-    def _layers(self, x: Tensor) -> list[Tensor]:
-        return [x, *self.features(x)]
 
 
 def load_dists() -> Dists:

@@ -9,7 +9,7 @@ over the layers. The factors are the authors' of version 0.1, variant ``lin``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -31,7 +31,7 @@ convolutional neural networks" (2014), as torchvision has it."""
 _POOLED = (1, 2)
 """Convolutions that a maximum over 3x3 with stride 2 stands before."""
 
-_SMALLEST = {"alex": 31, "vgg": 16}
+SMALLEST = {"alex": 31, "vgg": 16}
 """Least height and width that leave a pixel in the last layer."""
 
 
@@ -91,14 +91,24 @@ class Lpips(nn.Module):
             ValueError: if the shapes differ.
         """
         require_pair(a, b)
-        require_size(a, _SMALLEST[self.network], f"LPIPS ({self.network})")
+        return self.compare(self.layers(a), self.layers(b))
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        """What is compared of float RGB pictures ``[N, 3, H, W]``: unit features of each layer.
+
+        Raises:
+            ModelError: as :meth:`forward`.
+        """
+        require_size(x, SMALLEST[self.network], f"LPIPS ({self.network})")
+        return [_unit(at_least_single(layer)) for layer in self.features(x)]
+
+    def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Distances ``[N]`` of what :meth:`layers` gave for two batches."""
         per_layer = [
-            (self.get_buffer(f"linear{index}") * (_unit(first) - _unit(second)).square())
+            (self.get_buffer(f"linear{index}") * (first - second).square())
             .sum(dim=1)
             .mean(dim=(1, 2))
-            for index, (first, second) in enumerate(
-                zip(*both_features(self.features, a, b), strict=True)
-            )
+            for index, (first, second) in enumerate(zip(a, b, strict=True))
         ]
         return torch.stack(per_layer).sum(dim=0)
 
@@ -126,14 +136,6 @@ def require_pair(a: Tensor, b: Tensor) -> None:
         raise ValueError(
             f"got {list(a.shape)} and {list(b.shape)}; expected two batches [N, 3, H, W] alike."
         )
-
-
-def both_features(
-    network: Callable[[Tensor], Sequence[Tensor]], a: Tensor, b: Tensor
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """The features of two batches, in float32 at least."""
-    first, second = ([at_least_single(layer) for layer in network(x)] for x in (a, b))
-    return first, second
 
 
 def at_least_single(x: Tensor) -> Tensor:
