@@ -106,7 +106,10 @@ class Trainer:
         whole = config.data.patch if config.data.mode == "whole" else None
         files = validation_files if self.world.first else ()
         self.validation = Validation(
-            picture_pairs(files, whole=whole), device=self.device, rgb=whole is not None
+            picture_pairs(files, whole=whole),
+            device=self.device,
+            rgb=whole is not None,
+            perceptual=config.run.perceptual == "auto",
         )
         self._epoch = config.schedule.updates_per_epoch(self.batches.steps_per_epoch)
         self._unit = self._epoch if config.schedule.unit == "epochs" else 1
@@ -114,6 +117,7 @@ class Trainer:
         self.folder = RunFolder(out)
         self.step = 0
         self._psnr: float | None = None
+        self._scores: dict[str, float] = {}
         self._best = -math.inf
         self._recent: list[float] = []
 
@@ -316,12 +320,12 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         adversarial = "discriminator" in self.update.networks
-        scores = self.validation.scores(self.average.network(self.net), mesh=adversarial)
-        self._psnr = scores["psnr"]
+        self._scores = self.validation.scores(self.average.network(self.net), mesh=adversarial)
+        self._psnr = self._scores["psnr"]
         if self._psnr > self._best:
             self._best = self._psnr
             self._write_checkpoint(BEST)
-        return scores
+        return self._scores
 
     def _draw(self, view: RunView) -> None:
         net = self.average.network(self.net)
@@ -371,6 +375,8 @@ class Trainer:
         psnr, quality = self._psnr, {}
         if psnr is not None and math.isfinite(psnr):
             quality = {"validation_psnr_db": round(psnr, 3)}
+        distances = {k: v for k, v in self._scores.items() if k != "psnr"}
+        quality |= {f"validation_{k.split('/')[-1]}": round(v, 4) for k, v in distances.items()}
         config = self.config.generator
         spec = make_spec(state, config, self.name, training=training, quality=quality)
         manifest = {MANIFEST_KEY: json.dumps(self._manifest())}

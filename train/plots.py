@@ -79,6 +79,12 @@ LOOKS = {
         digits=".2f",
         best=True,
     ),
+    "perceptual": Look(
+        title="Perceptual distance of the validation pictures", axis="distance", digits=".4f"
+    ),
+    "near_nyquist": Look(
+        title="Finest detail of the validation pictures", axis="energy near Nyquist"
+    ),
     "near_nyquist_excess": Look(
         title="Mesh on the validation pictures", axis="energy near Nyquist above the original's"
     ),

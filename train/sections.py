@@ -227,6 +227,9 @@ class RunConfig:
     """Distance of two lines of the log."""
     validate_every: int = 1000
     """Distance of two validations; 0 validates only at the end."""
+    perceptual: Literal["auto", "off"] = "auto"
+    """``auto`` validates LPIPS and DISTS, too, where the packages with their weights are installed,
+    and the energy near the Nyquist frequency; ``off`` PSNR alone, which takes less time."""
     save_every: int = 500
     """Distance of two saved states."""
     sample_every: int = 1000

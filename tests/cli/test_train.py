@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from srtrt.cli import main
 from srtrt.metrics import near_nyquist_excess
 from srtrt.networks.checkpoint import load_checkpoint
+from srtrt.perceptual import missing_packages, weights
 from srtrt.train.config import preset, preset_names, read_config
 from srtrt.train.state import read_facts
 from srtrt.train.validate import Validation, picture_pairs
@@ -84,6 +85,9 @@ def test_training_improves_on_its_own_pictures(picture_folder: Path, tmp_path: P
     assert spec.quality["validation_psnr_db"] == pytest.approx(scores[-1], abs=1e-3)
     _, best = load_checkpoint(run / "best.safetensors")
     assert best.quality["validation_psnr_db"] == pytest.approx(max(scores), abs=1e-3)
+    assert spec.quality["validation_near_nyquist"] == pytest.approx(
+        log[-1]["near_nyquist"], abs=1e-4
+    )
     with safe_open(run / "generator.safetensors", framework="pt") as file:
         manifest = json.loads(file.metadata()["srtrt.data_manifest"])
     assert manifest == json.loads((run / "manifest.json").read_text())
@@ -95,6 +99,37 @@ def test_training_improves_on_its_own_pictures(picture_folder: Path, tmp_path: P
         f"{kind}-step-{step:08d}.png" for kind in ("training", "validation") for step in (30, 60)
     }
     assert (run / "plots" / "psnr.png").exists()
+
+
+def test_validation_measures_perceptual_distances_where_it_can(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["schedule.length=2", "run.validate_every=1"]
+    given = ["--data", picture_folder, "--val", picture_folder]
+
+    def trained(name: str, *more: str) -> tuple[Path, str]:
+        run = tmp_path / name
+        result = train(*given, "--out", run, *with_settings(*settings, *more))
+        assert result.exit_code == 0, result.output
+        return run, result.output
+
+    if not missing_packages():
+        run, _ = trained("with")
+        first, last = (line for line in read_log(run) if "psnr" in line)
+        for name in ("lpips", "dists"):
+            assert 0 < last[f"perceptual/{name}"] < 1
+            assert last[f"perceptual/{name}"] != first[f"perceptual/{name}"]
+            quality = load_checkpoint(run / "generator.safetensors")[1].quality
+            value = last[f"perceptual/{name}"]
+            assert quality[f"validation_{name}"] == pytest.approx(value, abs=1e-4)
+        assert (run / "plots" / "perceptual.png").exists()
+    monkeypatch.setattr(weights, "installed", lambda name: None)
+    run, output = trained("without")
+    assert output.count("LPIPS and DISTS are left out") == 1
+    assert "near_nyquist" in read_log(run)[-1]    run, output = trained("off", "run.perceptual=off")
+    assert "left out" not in output
+    assert not {"near_nyquist", "perceptual/lpips"} & read_log(run)[-1].keys()
+    assert "psnr" in read_log(run)[-1]
 
 
 def test_rendered_pictures_are_told_apart_from_photographs(
@@ -125,7 +160,7 @@ def test_rendered_pictures_are_told_apart_from_photographs(
 def test_the_log_of_an_adversarial_run_watches_for_a_mesh(
     picture_folder: Path, tmp_path: Path
 ) -> None:
-    run, one = tmp_path / "run", ["schedule.length=1"]
+    run, one = tmp_path / "run", ["schedule.length=1", "run.perceptual=off"]
     arguments = ["--data", picture_folder, "--val", picture_folder]
     result = train(*arguments, "--out", run, *with_settings(*ADVERSARIAL, *one))
     assert result.exit_code == 0, result.output

