@@ -126,7 +126,8 @@ def test_validation_measures_perceptual_distances_where_it_can(
     monkeypatch.setattr(weights, "installed", lambda name: None)
     run, output = trained("without")
     assert output.count("LPIPS and DISTS are left out") == 1
-    assert "near_nyquist" in read_log(run)[-1]    run, output = trained("off", "run.perceptual=off")
+    assert "near_nyquist" in read_log(run)[-1]
+    run, output = trained("off", "run.perceptual=off")
     assert "left out" not in output
     assert not {"near_nyquist", "perceptual/lpips"} & read_log(run)[-1].keys()
     assert "psnr" in read_log(run)[-1]
