@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from srtrt.perceptual.weights import INSTALL, missing_packages
 
 Picture = NDArray[np.uint8]
 
-_NETWORK = "alex"
+_NETWORK: Final = "alex"
 """What figures of LPIPS are commonly reported with."""
 
 
