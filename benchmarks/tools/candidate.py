@@ -13,6 +13,7 @@ from srtrt.benchmarks.tools.release import (
     Candidate,
     Release,
     Repository,
+    int8_set,
     prepare,
     refresh_int8,
     stale_results,
@@ -82,7 +83,7 @@ def decide_and_release(
         training=_training(corrected, place, facts),
         history=_history(session, trained, facts),
         calibrate=link_folder(photographs, place.folder / "links" / "calibration"),
-        int8_data=next((folder for folder in sets.public if folder.name == "Set14"), None),
+        int8_data=int8_set(sets.public),
     )
     release = prepare(place.repository, candidate, place.folder / "release", say)
     _stage_stored(release, session, trained, facts)

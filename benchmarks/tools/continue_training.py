@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,7 +28,7 @@ import torch
 from srtrt import packages, signals
 from srtrt.benchmarks.tools.candidate import Place, decide_and_release
 from srtrt.benchmarks.tools.private_split import Split, is_private, split_pictures
-from srtrt.benchmarks.tools.release import Repository
+from srtrt.benchmarks.tools.release import Repository, int8_set
 from srtrt.benchmarks.tools.session import Job, Session, Times
 from srtrt.benchmarks.tools.stored import read_stored
 from srtrt.benchmarks.tools.yardsticks import FOOTAGE, LPIPS, PSNR, Sets, Yardstick, measure
@@ -178,6 +177,11 @@ def _checked(call: Call) -> Split:
         if name not in PRESETS:
             raise UsageError(f"--model {name!r}: expected one of {', '.join(PRESETS)}.")
         call.repository.require(name)
+        if call.repository.int8(name).is_file() and int8_set(call.measure) is None:
+            raise UsageError(
+                f"{name} has an int8 graph, whose loss is measured on Set14; give --measure with a "
+                "folder of that name."
+            )
         preset(PRESETS[name]).with_settings(call.settings)
         read_stored(call.repository.stored(name))
         if YARDSTICKS[name] == LPIPS and missing_packages():
@@ -270,16 +274,11 @@ def _job(call: Call, name: str, device: torch.device) -> Job:
 
 def _int8_seconds(call: Call, name: str) -> float:
     """What making the int8 graph is expected to take."""
-    path = call.repository.weights / f"{name}-int8.onnx"
-    if not (path.is_file() and _int8_set(call.measure)):
+    path = call.repository.int8(name)
+    if not path.is_file():
         return 0.0
     seconds = load_graph(path)[1].quality.get("quantisation", {}).get("seconds", 0)
     return _INT8_TIMES * float(seconds)
-
-
-def _int8_set(folders: Sequence[Path]) -> Path | None:
-    """The set on which int8 must not lose more than it may."""
-    return next((folder for folder in folders if folder.name == "Set14"), None)
 
 
 def _say_times(name: str, call: Call, session: Session, times: Times, yardstick: Yardstick) -> None:

@@ -62,6 +62,10 @@ class Repository:
         """The checkpoint of a bundled model."""
         return self.weights / f"{name}.safetensors"
 
+    def int8(self, name: str) -> Path:
+        """Its int8 graph, which not every model has."""
+        return self.weights / f"{name}-int8.onnx"
+
     def stored(self, name: str) -> Path:
         """The weights from which its training goes on."""
         return self.root / "train" / "weights" / f"{name}.safetensors"
@@ -70,6 +74,11 @@ class Repository:
         """Pages that quote figures."""
         pages = [self.root / "README.md", *sorted((self.root / "docs").glob("*.md"))]
         return [path for path in (*pages, *sorted(self.weights.glob("*.md"))) if path.is_file()]
+
+
+def int8_set(folders: Sequence[Path]) -> Path | None:
+    """The set on which an int8 graph must not lose more than it may."""
+    return next((folder for folder in folders if folder.name == "Set14"), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +97,7 @@ class Candidate:
     calibrate: Path
     """Photographs for the int8 graph."""
     int8_data: Path | None
-    """The set on which the int8 graph must not lose more than it may; None makes no int8 graph."""
+    """See :func:`int8_set`; needed where there is an int8 graph."""
 
 
 @dataclass
@@ -149,9 +158,10 @@ def prepare(repository: Repository, candidate: Candidate, stage: Path, say: Say)
 
 
 def _add_int8(release: Release, candidate: Candidate, say: Say) -> None:
-    old = release.repository.weights / f"{candidate.name}-int8.onnx"
-    if candidate.int8_data is None or not old.is_file():
+    old = release.repository.int8(candidate.name)
+    if not old.is_file():
         return
+    assert candidate.int8_data is not None, "asked for before training"
     checkpoint = release.place(release.repository.checkpoint(candidate.name))
     model = Model(candidate.name, checkpoint.with_suffix(".onnx"), checkpoint)
     try:
@@ -204,7 +214,7 @@ def refresh_int8(repository: Repository, name: str, folders: Sequence[Path]) -> 
     ours = repository.weights.resolve() == weights_folder().resolve()
     if not ours or old is None or name not in old["models"] or not folders:
         return []
-    if not (repository.weights / f"{name}-int8.onnx").is_file():
+    if not repository.int8(name).is_file():
         return []
     row = measure_int8([name], folders, sizes=(), rounds=1)["models"][name]
     sets = {**old["models"][name]["sets"], **row["sets"]}

@@ -272,6 +272,13 @@ def test_wrong_calls_are_answered(case: str, clone: Path, photographs: Path) -> 
     assert not (root / "runs").exists()
 
 
+def test_an_int8_graph_needs_the_set_it_is_judged_on(clone: Path, photographs: Path) -> None:
+    (clone / "src/srtrt/weights/fast-int8.onnx").write_bytes(b"a graph")
+    result = go_on(clone, photographs, "--updates", 5)
+    assert result.exit_code == 2
+    assert "fast has an int8 graph, whose loss is measured on Set14" in said(result)
+
+
 def test_runs_of_other_weights_are_not_gone_on_with(clone: Path, photographs: Path) -> None:
     root = clone
     assert go_on(root, photographs, "--updates", 5).exit_code == 0
