@@ -83,9 +83,14 @@ def bundle(
     put_text(table({"benchmark": "quality", **report}) + "\n")
 
 
-def measured_as(name: str, checkpoint: Path, folders: Sequence[Path]) -> dict[str, Any]:
-    """Quality of a checkpoint on sets, with the model under its bundled name."""
-    report = measure_quality([str(checkpoint)], folders)
+def measured_as(
+    name: str, checkpoint: Path, folders: Sequence[Path], *, perceptual: bool = True
+) -> dict[str, Any]:
+    """Quality of a checkpoint on sets, with the model under its bundled name.
+
+    See :func:`srtrt.benchmarks.quality.measure_quality` for the arguments and errors.
+    """
+    report = measure_quality([str(checkpoint)], folders, perceptual=perceptual)
     sets = {
         key: {name if k == report["model"] else k: v for k, v in figures.items()}
         for key, figures in report["sets"].items()

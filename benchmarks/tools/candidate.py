@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from srtrt.benchmarks.bundle import extra_metadata, today
+from srtrt.benchmarks.bundle import extra_metadata, measured_as, today
 from srtrt.benchmarks.tools.colour import colour_correction
 from srtrt.benchmarks.tools.private_split import link_folder, photograph
 from srtrt.benchmarks.tools.release import (
@@ -79,7 +79,7 @@ def decide_and_release(
     candidate = Candidate(
         name=name,
         checkpoint=corrected,
-        report=new.report,
+        report=measured_as(name, corrected, sets.public),
         training=_training(corrected, place, facts),
         history=_history(session, trained, facts),
         calibrate=link_folder(photographs, place.folder / "links" / "calibration"),

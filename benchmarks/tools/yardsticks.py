@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from srtrt.benchmarks.bundle import measured_as
 from srtrt.benchmarks.compressed import measure_compressed
@@ -46,8 +45,6 @@ LPIPS = Yardstick(key="lpips", unit="LPIPS", lower_is_better=True)
 class Measured:
     """Figures of one version of a model."""
 
-    report: dict[str, Any]
-    """Its quality on public sets, as result files have it."""
     private: float
     """The figure that decides, on the private pictures."""
     public: dict[str, float]
@@ -57,22 +54,22 @@ class Measured:
 def measure(
     name: str, checkpoint: Path, yardstick: Yardstick, sets: Sets, say: Callable[[str], None]
 ) -> Measured:
-    """Measures a version of a model on every set.
+    """Measures what decides about a version of a model on every set.
 
     Raises:
         InputError: if a picture or the checkpoint cannot be read.
         MissingPackageError: if LPIPS decides and cannot be computed.
     """
     folder = link_folder(sets.private, sets.links / PRIVATE)
-    report = measured_as(name, checkpoint, [folder, *sets.public])
+    perceptual = yardstick == LPIPS  # else minutes that decide nothing
+    report = measured_as(name, checkpoint, [folder, *sets.public], perceptual=perceptual)
     figures = {key: float(row[name][yardstick.key]) for key, row in report["sets"].items()}
     private = figures.pop(PRIVATE)
     if yardstick.compressed:
         private = _compressed(checkpoint, folder)
     shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
     say(f"{name}: private {private:.4f} {yardstick.unit}{'; ' if shown else ''}{shown}")
-    public_sets = {key: row for key, row in report["sets"].items() if key != PRIVATE}
-    return Measured(report={**report, "sets": public_sets}, private=private, public=figures)
+    return Measured(private=private, public=figures)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -209,8 +209,8 @@ def test_a_decay_is_the_end_of_its_preset(name: str) -> None:
 def test_the_private_pictures_decide_and_public_ones_may_stop_it(
     yardstick: Yardstick, private: float, public: float, released: bool, reason: str
 ) -> None:
-    old = Measured(report={}, private=30.0, public={"Set5": 31.0})
-    new = Measured(report={}, private=private, public={"Set5": public})
+    old = Measured(private=30.0, public={"Set5": 31.0})
+    new = Measured(private=private, public={"Set5": public})
     better, why = verdict(yardstick, old, new)
     assert better == released
     assert reason in why
