@@ -222,6 +222,8 @@ class Session:
     machine: OrtGpu
 
     def __init__(self, settings: Any, model: Any, from_file: bool, from_config: bool) -> None:
+        # A GPU has no threads to start, which takes longer than all else.
+        settings.intra_op_num_threads = settings.intra_op_num_threads or 1
         self.real = _REAL.InferenceSession(settings, model, from_file, from_config)
         self.nbytes = len(model)
         self.started: list[str] = []

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from cuda_simulator import CudaFaultError, Gpu, RefusedError
-from cuda_standin import CudaRuntime, PyCudaDriver
 from hypothesis import strategies as st
 from kernel_standin import Kernel, computed
 from numpy.typing import NDArray
+from simulated_gpu import install_packages
 
 from srtrt.errors import BackendError, DeviceMemoryError
 from srtrt.runtime.cuda import open_device
@@ -119,10 +117,7 @@ class Run:
     def go(self) -> Run:
         """Runs it. Raises AssertionError if anything is not as it must be."""
         with pytest.MonkeyPatch.context() as patch:
-            runtime, driver = CudaRuntime(self.gpu), PyCudaDriver(self.gpu)
-            patch.setattr("cuda.bindings.runtime", runtime)
-            patch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))
-            patch.setitem(sys.modules, "pycuda.driver", driver)
+            runtime, driver = install_packages(patch, self.gpu)
             try:
                 self.device = self._open()
             except DeviceMemoryError:

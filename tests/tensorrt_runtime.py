@@ -168,6 +168,7 @@ def session_of(graph: bytes) -> onnxruntime.InferenceSession:
     """The graph in ONNX Runtime, opened once."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    settings.intra_op_num_threads = 1
     model = onnx.load_model_from_string(graph)
     if read_spec(model, "graph").precision == "bf16":
         graph = float32_twin(model).SerializeToString()  # ONNX Runtime has none on the CPU

@@ -87,12 +87,12 @@ def test_upscale_image_gives_the_same_as_on_the_cpu(
         done = run(
             "upscale-image", tmp_path / "in.png", "-o", target, "--model", model,
             "--backend", backend, "--device", "auto" if backend == "tensorrt" else "cpu",
-            "--precision", "fp32",
+            "--precision", "fp32", "--tile", 64,
         )  # fmt: skip
         assert done.exit_code == 0, done.output
         results.append(cv2.imread(str(target)))
     np.testing.assert_array_equal(*results)
-    assert standin.builds == ["1x1:512x512:512x512"]
+    assert standin.builds == ["1x1:64x64:64x64"]
 
 
 @pytest.mark.parametrize("command", ["upscale-video", "upscale-image"])
@@ -105,6 +105,8 @@ def test_an_engine_that_cannot_be_loaded_does_not_end_the_command(
         source = tmp_path / "in.png"
         cv2.imwrite(str(source), read_pictures()[0][:40, :56])
     arguments = [command, source, "--model", model, "--backend", "tensorrt", "--overwrite"]
+    if command == "upscale-image":
+        arguments += ["--tile", 64]
     assert run(*arguments).exit_code == 0
     standin.graphs.clear()  # as another build of the library, of the same version, would refuse it
     again = run(*arguments)

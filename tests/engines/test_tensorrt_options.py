@@ -31,7 +31,8 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def upscaled(picture: Path, model: Path, *options: str, tile: str = "auto") -> Result:
+def upscaled(picture: Path, model: Path, *options: str, tile: str = "64") -> Result:
+    """Upscales with an engine of small tiles, which serve pictures of all sizes, too."""
     given = [f"--backend-option={option}" for option in options]
     report = picture.with_suffix(".json")
     return run(
@@ -111,7 +112,7 @@ def test_the_ring_the_binding_and_the_folder_are_those_asked_for(
     assert done.exit_code == 0, done.output
     assert opened == [("cuda:0", "pycuda")]
     assert rings == [RingOptions(streams=1, slots=3, batch=2, graph=False)]
-    assert standin.builds == ["2x1x1:2x512x512:2x512x512"]
+    assert standin.builds == ["2x1x1:2x64x64:2x64x64"]
     assert len(EngineCache(folder).entries()) == 1
     report = json.loads(picture.with_suffix(".json").read_text())
     assert report["backend_options"] == {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime_standin
 import pytest
 import simulated_gpu
+import torch
 import torch_standin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from srtrt.runtime.backends import onnxruntime_gpu, torch_streams
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeOptions
 from srtrt.runtime.backends.torch import TorchBackend, TorchOptions
-from srtrt.runtime.models import find_model
+from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import form_inputs, read_pictures
 from srtrt.runtime.ring import RingOptions
 from srtrt.runtime.slots import Slot
@@ -33,14 +35,36 @@ SIZES = [(12, 8), (8, 10)]
 QUIET = list(HealthCheck)
 
 
+@dataclass(frozen=True)
+class Models:
+    """One network as a checkpoint and as a graph, read once for all schedules."""
+
+    checkpoint: Model
+    graph: Model
+
+
+@pytest.fixture(scope="module")
+def models(tiny_checkpoint: Path, tiny_graphs: dict[str, Path]) -> Models:
+    return Models(find_model(str(tiny_checkpoint)), find_model(str(tiny_graphs["yuv420p8-fp32"])))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Frames of a hundred pixels take threads longer to share than to compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @st.composite
-def schedules(draw: st.DrawFn) -> dict[str, Any]:
+def schedules(draw: st.DrawFn, engine: str) -> dict[str, Any]:
     streams = draw(st.integers(1, 2))
     seldom = st.sampled_from([False] * 7 + [True])
     actions = st.sampled_from(["submit"] * 5 + ["collect"] * 4 + ["size"])
     return {
         "seed": draw(st.integers(0, 2**32)),
-        "engine": draw(st.sampled_from(["torch", "onnxruntime"])),
+        "engine": engine,
         "ring": RingOptions(
             streams=streams,
             slots=draw(st.integers(streams, streams + 1)),
@@ -54,12 +78,12 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @cache
-def one_by_one(checkpoint: Path, size: int, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def one_by_one(models: Models, size: int, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """A frame and what PyTorch makes of it on the CPU."""
     width, height = SIZES[size]
     frame = form_inputs(np.ascontiguousarray(PICTURE[number : number + height, :width]), "yuv420p8")
     with TorchBackend(
-        find_model(str(checkpoint)), form="yuv420p8", device="cpu", precision="fp32"
+        models.checkpoint, form="yuv420p8", device="cpu", precision="fp32"
     ) as backend:
         return frame, backend.infer(frame)
 
@@ -81,24 +105,22 @@ def kept(patch: pytest.MonkeyPatch) -> list[Any]:
 Mutant = Callable[[pytest.MonkeyPatch], None]
 
 
-def run(
-    schedule: dict[str, Any], checkpoint: Path, graph: Path, mutant: Mutant | None = None
-) -> str:
+def run(schedule: dict[str, Any], models: Models, mutant: Mutant | None = None) -> str:
     """Runs one; how it ended. Nothing is freed by chance: not by collecting, nor by forgetting."""
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return watched(schedule, checkpoint, graph, mutant)
+        return watched(schedule, models, mutant)
     finally:
         if enabled:
             gc.enable()
 
 
-def watched(schedule: dict[str, Any], checkpoint: Path, graph: Path, mutant: Mutant | None) -> str:
+def watched(schedule: dict[str, Any], models: Models, mutant: Mutant | None) -> str:
     onnxruntime_gpu.preload.cache_clear()
     for size in range(len(SIZES)):
         for number in range(3):
-            one_by_one(checkpoint, size, number)
+            one_by_one(models, size, number)
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         gpu = simulated_gpu.install(patch, schedule["seed"])
         gpu.refuse_capture, gpu.allocations_left = schedule["refuse"], schedule["allocations"]
@@ -112,13 +134,12 @@ def watched(schedule: dict[str, Any], checkpoint: Path, graph: Path, mutant: Mut
 
         def opened() -> Backend:
             if schedule["engine"] == "torch":
-                model, options = find_model(str(checkpoint)), TorchOptions(ring=ring)
-                return TorchBackend(model, device="cuda:0", options=options, **common)  # type: ignore[arg-type]
+                options = TorchOptions(ring=ring)
+                return TorchBackend(models.checkpoint, device="cuda:0", options=options, **common)  # type: ignore[arg-type]
             others = OnnxRuntimeOptions(ring=ring)
-            model = find_model(str(graph))
-            return OnnxRuntimeBackend(model, device="cuda:0", options=others, **common)  # type: ignore[arg-type]
+            return OnnxRuntimeBackend(models.graph, device="cuda:0", options=others, **common)  # type: ignore[arg-type]
 
-        ended = used(opened, schedule, checkpoint)
+        ended = used(opened, schedule, models)
         assert not sessions.alive
         assert not graphs.graphs
         assert all(len(pools) == 1 and None not in pools for pools in graphs.pools.values())
@@ -128,7 +149,7 @@ def watched(schedule: dict[str, Any], checkpoint: Path, graph: Path, mutant: Mut
     return ended
 
 
-def used(opened: Callable[[], Backend], schedule: dict[str, Any], checkpoint: Path) -> str:
+def used(opened: Callable[[], Backend], schedule: dict[str, Any], models: Models) -> str:
     pending: list[tuple[Any, dict[str, Any]]] = []
     size = count = 0
 
@@ -143,7 +164,7 @@ def used(opened: Callable[[], Backend], schedule: dict[str, Any], checkpoint: Pa
                 if action == "submit":
                     if len(pending) == backend.in_flight:
                         collect()
-                    inputs, wanted = one_by_one(checkpoint, size, count % 3)
+                    inputs, wanted = one_by_one(models, size, count % 3)
                     pending.append((backend.submit(inputs), wanted))
                     count += 1
                 elif action == "collect" and pending:
@@ -160,21 +181,22 @@ def used(opened: Callable[[], Backend], schedule: dict[str, Any], checkpoint: Pa
     return "done"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=QUIET)
-@given(schedule=schedules())
-def test_backends_on_a_gpu(
-    tiny_checkpoint: Path, tiny_graphs: dict[str, Path], schedule: dict[str, Any]
-) -> None:
-    run(schedule, tiny_checkpoint, tiny_graphs["yuv420p8-fp32"])
+ENGINES = pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+
+
+@ENGINES
+@settings(max_examples=20, deadline=None, suppress_health_check=QUIET)
+@given(data=st.data())
+def test_backends_on_a_gpu(models: Models, engine: str, data: st.DataObject) -> None:
+    run(data.draw(schedules(engine)), models)
 
 
 @pytest.mark.slow
+@ENGINES
 @settings(max_examples=3000, deadline=None, suppress_health_check=QUIET)
-@given(schedule=schedules())
-def test_backends_on_a_gpu_many_times(
-    tiny_checkpoint: Path, tiny_graphs: dict[str, Path], schedule: dict[str, Any]
-) -> None:
-    run(schedule, tiny_checkpoint, tiny_graphs["yuv420p8-fp32"])
+@given(data=st.data())
+def test_backends_on_a_gpu_many_times(models: Models, engine: str, data: st.DataObject) -> None:
+    run(data.draw(schedules(engine)), models)
 
 
 def torch_left_open(patch: pytest.MonkeyPatch) -> None:
@@ -261,9 +283,7 @@ MUTANTS: list[tuple[str, Mutant]] = [
 @pytest.mark.parametrize(
     ("engine", "mutant"), MUTANTS, ids=lambda each: getattr(each, "__name__", each)
 )
-def test_schedules_find_what_is_wrong(
-    engine: str, mutant: Mutant, tiny_checkpoint: Path, tiny_graphs: dict[str, Path]
-) -> None:
+def test_schedules_find_what_is_wrong(engine: str, mutant: Mutant, models: Models) -> None:
     schedule = {
         "engine": engine,
         "ring": RingOptions(streams=2, slots=3),
@@ -271,11 +291,10 @@ def test_schedules_find_what_is_wrong(
         "allocations": None,
         "actions": ["submit"] * 4 + ["collect", "size"] + ["submit"] * 4,
     }
-    graph = tiny_graphs["yuv420p8-fp32"]
 
     def several(seeds: int, mutant: Mutant | None) -> None:
         for seed in range(seeds):
-            run({**schedule, "seed": seed}, tiny_checkpoint, graph, mutant)
+            run({**schedule, "seed": seed}, models, mutant)
 
     several(3, None)
     with pytest.raises((AssertionError, BackendError)):
