@@ -9,7 +9,7 @@ from srtrt.errors import BackendError, ModelError, UsageError
 from srtrt.nearest import did_you_mean
 from srtrt.processor import this_processor
 from srtrt.runtime.backends import backend_class
-from srtrt.runtime.backends.base import Backend, Capability
+from srtrt.runtime.backends.base import Backend, Capability, gpu_of
 from srtrt.runtime.backends.options import choose_options
 from srtrt.runtime.backends.tensorrt import flavour_capability
 from srtrt.runtime.cuda import installed_binding
@@ -111,7 +111,7 @@ def survey_engines(model: str, device: str = "auto") -> list[Offer]:
         BackendError: if there are GPUs, but not this one.
     """
     require_device(device)
-    place, found = _gpu_of(device), find_model(model)
+    place, found = gpu_of(device), find_model(model)
     names = [n for n, e in ENGINES.items() if device == "auto" or e.on_gpu == (device != "cpu")]
     return [_offer(ENGINES[name], found, place) for name in names]
 
@@ -122,14 +122,9 @@ def require_torch(device: str, precision: Precision) -> None:
     Raises:
         UsageError, BackendError: with what does.
     """
-    choose("torch", device, precision)
     if device.startswith("cuda"):
-        gpu.gpu_facts(_gpu_of(device))  # says how many there are where this one is not
-
-
-def _gpu_of(device: str) -> str:
-    """The GPU that is meant, ``cuda:N``."""
-    return device if ":" in device else "cuda:0"
+        gpu.gpu_facts(gpu_of(device))  # says how many there are where this one is not
+    choose("torch", device, precision)
 
 
 def _offer(engine: Engine, model: Model, place: str) -> Offer:
@@ -158,9 +153,9 @@ def _offer(engine: Engine, model: Model, place: str) -> Offer:
 
 def _capability(engine: Engine, place: str) -> Capability:
     if engine.flavour is not None:
-        return flavour_capability(FLAVOURS[engine.flavour], gpu.gpu_facts(place))
+        return flavour_capability(FLAVOURS[engine.flavour], gpu.gpu_facts(place), place)
     kind = "cuda" if engine.on_gpu else "cpu"
-    offered = backend_class(engine.backend).capabilities()
+    offered = backend_class(engine.backend).capabilities(place)
     none = Capability(device=kind, precisions=(), reason=offered[0].reason)
     return next((each for each in offered if each.device.startswith(kind)), none)
 
@@ -274,7 +269,7 @@ def open_engine(
     found = find_model(model)
     if known.name == REFERENCE:
         return _open_reference(found, form, given)
-    place = _gpu_of(device) if known.on_gpu else "cpu"
+    place = gpu_of(device) if known.on_gpu else "cpu"
     options = choose_options(known.backend, place, [*known.settings, *given]).options
     current = getattr(options, "ring", None)
     if ring is not None and (current is not None or known.on_gpu):

@@ -139,7 +139,9 @@ def _torch(setting: Setting) -> str | None:
     if not setting.on_gpu:
         return None
     (cuda,) = (
-        each for each in backend_class("torch").capabilities() if each.device.startswith("cuda")
+        each
+        for each in backend_class("torch").capabilities(setting.device)
+        if each.device == setting.device
     )
     if not cuda.usable:
         return cuda.reason.rstrip(".")

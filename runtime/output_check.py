@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from srtrt.errors import MissingPackageError, OutputCheckError, SrtrtError
 from srtrt.graph import stamp
 from srtrt.runtime.backends import backend_class
-from srtrt.runtime.backends.base import Backend
+from srtrt.runtime.backends.base import Backend, gpu_of
 from srtrt.runtime.layouts import IMAGE_AXES, input_size
 from srtrt.runtime.models import Model
 from srtrt.runtime.tiling import Window, cut_inputs, kept_outputs
@@ -323,7 +323,7 @@ def _advice(backend: Backend) -> str:
     """What to do; never what is being done."""
     offered = {
         precision
-        for capability in type(backend).capabilities()
+        for capability in type(backend).capabilities(gpu_of(backend.device))
         if capability.device.partition(":")[0] == backend.device.partition(":")[0]
         for precision in capability.precisions
     }

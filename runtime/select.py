@@ -10,7 +10,8 @@ from srtrt.errors import BackendError, UsageError
 from srtrt.nearest import did_you_mean
 from srtrt.processor import InstructionSet, this_processor
 from srtrt.runtime.backends import BACKENDS, backend_class
-from srtrt.runtime.backends.base import Capability
+from srtrt.runtime.backends.base import Capability, gpu_of
+from srtrt.runtime.engines.gpu import all_gpus
 from srtrt.runtime.models import Model
 from srtrt.spec import PRECISIONS, Precision
 
@@ -55,10 +56,29 @@ class Choice:
 
 
 def survey() -> Iterator[tuple[str, Capability]]:
-    """Every backend with what it can do here, in the order of the table."""
+    """Every backend with what it can do here, in the order of the table.
+
+    Of several GPUs those that are like one before them are left out.
+    """
+    first, *others = _gpus()
     for name in BACKENDS:
-        for capability in backend_class(name).capabilities():
+        kind = backend_class(name)
+        for capability in kind.capabilities(first):
             yield name, capability
+        for gpu in others:
+            for capability in kind.capabilities(gpu):
+                if capability.device == gpu:
+                    yield name, capability
+
+
+def _gpus() -> list[str]:
+    """Each kind of GPU once; the first one also where it is not there or cannot be asked."""
+    try:
+        gpus = all_gpus()
+    except BackendError:
+        gpus = []
+    unlike = [f"cuda:{index}" for index, gpu in enumerate(gpus) if gpu not in gpus[:index]]
+    return unlike or [gpu_of("auto")]
 
 
 def choose(backend: str = "auto", device: str = "auto", precision: str = "auto") -> Choice:
@@ -85,15 +105,16 @@ def choices(
         raise UsageError(
             f"precision {precision!r} is unknown; expected auto, {', '.join(PRECISIONS)}.{hint}"
         )
+    gpu = gpu_of(device)
     if backend == "auto":
         candidates = [
             (name, capability)
             for name, kind in AUTO_ORDER
-            for capability in backend_class(name).capabilities()
+            for capability in backend_class(name).capabilities(gpu)
             if capability.device.startswith(kind)
         ]
     else:
-        candidates = [(backend, c) for c in backend_class(backend).capabilities()]
+        candidates = [(backend, c) for c in backend_class(backend).capabilities(gpu)]
     refusals: list[str] = []
     taken: set[tuple[str, str]] = set()
     for name, capability in candidates:
@@ -101,13 +122,12 @@ def choices(
         if problem is None and (name, capability.device) not in taken:
             taken.add((name, capability.device))
             chosen = capability.precisions[0] if precision == "auto" else precision
-            place = capability.device if device == "auto" else device
-            reasoning = f"{name} on {place} in {chosen}: {capability.reason}."
+            reasoning = f"{name} on {capability.device} in {chosen}: {capability.reason}."
             if refusals:
                 reasoning += " Not used: " + "; ".join(refusals) + "."
             yield Choice(
                 backend=name,
-                device=place,
+                device=capability.device,
                 precision=chosen,  # type: ignore[arg-type]
                 why=_why(capability, backend, precision),
                 reasoning=reasoning,

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorrt_runtime
 from cuda_simulator import CudaFaultError, Gpu, RefusedError
-from cuda_standin import CudaRuntime, PyCudaDriver
 from engine_support import GPU, RTX
 from numpy.typing import NDArray
+from simulated_gpu import install_packages
 from tensorrt_api import INSTALLED, Api, Checked, Enumeration, bare
 from tensorrt_runtime import Plan, Rules
 
@@ -88,12 +86,7 @@ class SimulatedMachine:
 
     def open(self, device: str = "cuda:0", _binding: str = "auto") -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            if self._binding == "pycuda":
-                driver = PyCudaDriver(self.gpu)
-                patch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))
-                patch.setitem(sys.modules, "pycuda.driver", driver)
-            else:
-                patch.setattr("cuda.bindings.runtime", CudaRuntime(self.gpu))
+            install_packages(patch, self.gpu)
             return cuda.open_device(device, self._binding)  # type: ignore[arg-type]
 
     def enqueue(
@@ -147,6 +140,10 @@ class StandIn(Rules):
             )
         return self.gpus[device]
 
+    def all_gpus(self) -> list[GpuFacts]:
+        """What :func:`srtrt.runtime.engines.gpu.all_gpus` would say."""
+        return [self.gpus[device] for device in sorted(self.gpus)]
+
     def find(self, plan: bytes) -> Plan | None:
         return self.graphs.get(hashlib.sha256(plan).hexdigest())
 
@@ -189,6 +186,8 @@ def install(monkeypatch: pytest.MonkeyPatch, *packages: str, machine: Any = None
     monkeypatch.setattr(tuning, "SPEED_SECONDS", 0.0)
     for place in (backend_module, gpu_module):
         monkeypatch.setattr(place, "gpu_facts", standin.facts)
+    for place in ("select", "gpu_report", "engines.command"):
+        monkeypatch.setattr(f"srtrt.runtime.{place}.all_gpus", standin.all_gpus)
     monkeypatch.setattr("srtrt.export.engines.gpu_facts", standin.facts)
     monkeypatch.setattr("srtrt.export.engines.open_device", open_device)
     monkeypatch.setattr(backend_module, "open_device", open_device)

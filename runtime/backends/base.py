@@ -58,6 +58,11 @@ class Capability:
         return bool(self.precisions)
 
 
+def gpu_of(device: str) -> str:
+    """The GPU, as ``cuda:N``, that a device means: the first where it names no other."""
+    return device if device.startswith("cuda:") else "cuda:0"
+
+
 def require_at_least(**limits: tuple[int, int]) -> None:
     """Refuses options that are too small.
 
@@ -145,8 +150,14 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def capabilities(cls) -> Sequence[Capability]:
-        """What this backend can do here; imports its package and raises nothing."""
+    def capabilities(cls, gpu: str = "cuda:0") -> Sequence[Capability]:
+        """What this backend can do on the CPU and on one GPU, as GPUs of a machine may differ.
+
+        Imports its package and raises nothing.
+
+        Args:
+            gpu: ``cuda:N``; it need not be there.
+        """
 
     @property
     def description(self) -> str:

@@ -170,7 +170,7 @@ class OnnxRuntimeBackend(Backend):
         }
 
     @classmethod
-    def capabilities(cls) -> Sequence[Capability]:
+    def capabilities(cls, gpu: str = "cuda:0") -> Sequence[Capability]:
         """See :meth:`Backend.capabilities`."""
         try:
             ort = _package()
@@ -178,15 +178,15 @@ class OnnxRuntimeBackend(Backend):
             return [Capability(device="cpu", precisions=(), reason=str(error))]
         version = f"onnxruntime {ort.__version__}"
         cpu = Capability(device="cpu", precisions=("fp32", "int8"), reason=f"{version}, CPU")
-        return [cls._gpu_capability(ort, version), cpu]
+        return [cls._gpu_capability(ort, version, gpu), cpu]
 
     @classmethod
-    def _gpu_capability(cls, ort: Any, version: str) -> Capability:
-        problem = obstacle(ort, cls.gpu_provider)
+    def _gpu_capability(cls, ort: Any, version: str, gpu: str) -> Capability:
+        problem = obstacle(ort, cls.gpu_provider, gpu)
         if problem:
-            return Capability(device="cuda:0", precisions=(), reason=problem)
+            return Capability(device=gpu, precisions=(), reason=problem)
         reason = f"{version} with its {cls.gpu_provider}"
-        return Capability(device="cuda:0", precisions=cls.gpu_precisions, reason=reason)
+        return Capability(device=gpu, precisions=cls.gpu_precisions, reason=reason)
 
     def _network_for(self, size: InputSize) -> _OrtNetwork:
         return _OrtNetwork(self, size)
@@ -228,9 +228,9 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
     gpu_precisions = ("fp16",)
 
     @classmethod
-    def capabilities(cls) -> Sequence[Capability]:
+    def capabilities(cls, gpu: str = "cuda:0") -> Sequence[Capability]:
         """See :meth:`Backend.capabilities`; it computes on a GPU only."""
-        return super().capabilities()[:1]
+        return super().capabilities(gpu)[:1]
 
     def _providers(
         self, size: InputSize, stream: Stream | None

@@ -92,8 +92,8 @@ class OpenVinoBackend(Backend):
         self._compiled: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], Any] = OrderedDict()
 
     @classmethod
-    def capabilities(cls) -> Sequence[Capability]:
-        """See :meth:`Backend.capabilities`."""
+    def capabilities(cls, gpu: str = "cuda:0") -> Sequence[Capability]:
+        """See :meth:`Backend.capabilities`; it computes on the CPU only."""
         try:
             openvino = import_openvino()
         except PackageError as error:

@@ -119,15 +119,15 @@ class TensorRtBackend(Backend):
         return f"{self._flavour.name} {self.precision} ({self.device})"
 
     @classmethod
-    def capabilities(cls) -> Sequence[Capability]:
+    def capabilities(cls, gpu: str = "cuda:0") -> Sequence[Capability]:
         """See :meth:`Backend.capabilities`: one for each flavour."""
         try:
-            gpu = gpu_facts()
+            facts = gpu_facts(gpu)
         except BackendError as error:
-            return [Capability(device="cuda:0", precisions=(), reason=str(error))]
-        if gpu is None:
-            return [Capability(device="cuda:0", precisions=(), reason=f"TensorRT: {no_gpu()}")]
-        return [flavour_capability(flavour, gpu) for flavour in FLAVOURS.values()]
+            return [Capability(device=gpu, precisions=(), reason=str(error))]
+        if facts is None:
+            return [Capability(device=gpu, precisions=(), reason=f"TensorRT: {no_gpu()}")]
+        return [flavour_capability(flavour, facts, gpu) for flavour in FLAVOURS.values()]
 
     def ring_options(self, size: InputSize) -> RingOptions:
         """How frames of a size are computed: as asked for, as tuned, or the defaults."""
@@ -434,13 +434,19 @@ def _require_precision(precision: Precision, gpu: GpuFacts, device: str) -> None
         )
 
 
-def flavour_capability(flavour: Flavour, gpu: GpuFacts | None) -> Capability:
-    """What engines of a flavour can compute on a GPU; None is no GPU."""
+def flavour_capability(flavour: Flavour, gpu: GpuFacts | None, device: str) -> Capability:
+    """What engines of a flavour can compute on a GPU.
+
+    Args:
+        flavour: TensorRT or TensorRT-RTX.
+        gpu: facts about the GPU, None if there is none.
+        device: that GPU as ``cuda:N``.
+    """
     problem = unusable_because(flavour, gpu)
     if gpu is None or problem is not None:
-        return Capability(device="cuda:0", precisions=(), reason=problem or no_gpu())
+        return Capability(device=device, precisions=(), reason=problem or no_gpu())
     reason = f"{flavour.label} {flavour.version()} on {gpu.name}"
-    return Capability(device="cuda:0", precisions=_precisions(gpu), reason=reason)
+    return Capability(device=device, precisions=_precisions(gpu), reason=reason)
 
 
 def _precisions(gpu: GpuFacts) -> tuple[Precision, ...]:

@@ -110,7 +110,7 @@ class TorchBackend(Backend):
         return spec
 
     @classmethod
-    def capabilities(cls) -> Sequence[Capability]:
+    def capabilities(cls, gpu: str = "cuda:0") -> Sequence[Capability]:
         """See :meth:`Backend.capabilities`."""
         try:
             torch = _package()
@@ -120,7 +120,7 @@ class TorchBackend(Backend):
         # PyTorch would emulate bfloat16, tens of times slower than float32.
         here: tuple[Precision, ...] = ("fp32", "bf16") if this_processor().bf16 else ("fp32",)
         cpu = Capability(device="cpu", precisions=here, reason=f"{version}, CPU")
-        return [_gpu_capability(torch, version), cpu]
+        return [_gpu_capability(torch, version, gpu), cpu]
 
     def _network_for(self, size: InputSize) -> TorchNetwork:
         return TorchNetwork(
@@ -208,27 +208,29 @@ class TorchBackend(Backend):
             self._torch.cuda.empty_cache()
 
 
-def _gpu_capability(torch: Any, version: str) -> Capability:
-    """What PyTorch can do on the first GPU; a driver that is there and fails is warned of."""
+def _gpu_capability(torch: Any, version: str, gpu: str) -> Capability:
+    """What PyTorch can do on a GPU; a driver that is there and fails is warned of."""
+    index = int(gpu.partition(":")[2])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             if torch.cuda.is_available():
-                name = torch.cuda.get_device_name(0)
-                bf16 = torch.cuda.get_device_capability(0) >= _BF16_CAPABILITY
+                name = torch.cuda.get_device_name(index)
+                bf16 = torch.cuda.get_device_capability(index) >= _BF16_CAPABILITY
                 kinds: tuple[Precision, ...] = (
                     ("fp16", "bf16", "fp32") if bf16 else ("fp16", "fp32")
                 )
                 reason = f"{version} on {name}{_said(caught)}"
-                return Capability(device="cuda:0", precisions=kinds, reason=reason)
+                return Capability(device=gpu, precisions=kinds, reason=reason)
             problem = _said(caught)
         except (RuntimeError, AssertionError) as error:
             problem = f": {first_line(error)}"
     if torch.version.cuda:
-        reason = f"{version} sees no CUDA device{problem or f': {no_gpu()}'}"
+        what = "CUDA device" if index == 0 else gpu
+        reason = f"{version} sees no {what}{problem or f': {no_gpu()}'}"
     else:
         reason = f"{version} is built without CUDA{problem}"
-    return Capability(device="cuda:0", precisions=(), reason=reason)
+    return Capability(device=gpu, precisions=(), reason=reason)
 
 
 def _said(caught: list[warnings.WarningMessage]) -> str:

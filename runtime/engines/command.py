@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from calendar import timegm
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from srtrt.errors import InputError, SrtrtError
 from srtrt.runtime.command_options import Whole
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import flavour_of
-from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
+from srtrt.runtime.engines.gpu import GpuFacts, all_gpus
 from srtrt.runtime.engines.identity import (
     BUILD_PARTS,
     FORMAT,
@@ -44,17 +45,17 @@ def engines() -> None:
 @_folder
 def list_(folder: Path | None) -> None:
     """List the engines with their size, parity, speed and state."""
-    cache, gpu = EngineCache(folder), gpu_facts()
+    cache, gpus = EngineCache(folder), all_gpus()
     found = cache.entries()
     if not found:
         put(f"{cache.folder}: no engines.")
         return
     put_table(
-        ("engine", "size", "parity", "speed", "built", "state"), [_row(e, gpu) for e in found]
+        ("engine", "size", "parity", "speed", "built", "state"), [_row(e, gpus) for e in found]
     )
 
 
-def _row(entry: EngineEntry, gpu: GpuFacts | None) -> list[str]:
+def _row(entry: EngineEntry, gpus: Sequence[GpuFacts]) -> list[str]:
     record = entry.record
     return [
         entry.path.stem,
@@ -62,7 +63,7 @@ def _row(entry: EngineEntry, gpu: GpuFacts | None) -> list[str]:
         _parity(record) if record else "",
         _speed(record) if record else "",
         record.created[:10] if record else "",
-        unusable_because(entry, gpu) or "usable",
+        unusable_because(entry, gpus) or f"usable{_where(entry, gpus)}",
     ]
 
 
@@ -73,8 +74,10 @@ def explain(engine: str, folder: Path | None) -> None:
     """Print all that is known of ENGINE (a name or the start of one) and whether it is usable."""
     entry = _find(EngineCache(folder), engine)
     put(str(entry.path))
-    reason = unusable_because(entry, gpu_facts())
-    put(f"Not usable here: {reason}." if reason else "Usable on this machine.")
+    gpus = all_gpus()
+    reason = unusable_because(entry, gpus)
+    usable = f"Usable{_where(entry, gpus) or ' on this machine'}."
+    put(f"Not usable here: {reason}." if reason else usable)
     record = entry.record
     if record is None:
         return
@@ -113,10 +116,10 @@ def explain(engine: str, folder: Path | None) -> None:
 @_folder
 def prune(everything: bool, older_than: int | None, dry_run: bool, folder: Path | None) -> None:
     """Remove engines that this machine cannot use, and what killed builds left behind."""
-    cache, gpu, freed = EngineCache(folder), gpu_facts(), 0
+    cache, gpus, freed = EngineCache(folder), all_gpus(), 0
     verb = "would remove" if dry_run else "removed"
     for entry in cache.entries():
-        reason = unusable_because(entry, gpu) or _old(entry.record, older_than)
+        reason = unusable_because(entry, gpus) or _old(entry.record, older_than)
         if everything:
             reason = reason or "everything was asked to go"
         if reason is None:
@@ -134,8 +137,26 @@ def prune(everything: bool, older_than: int | None, dry_run: bool, folder: Path 
     put(f"{verb} {freed / 1e6:.1f} MB of engines from {cache.folder}")
 
 
-def unusable_because(entry: EngineEntry, gpu: GpuFacts | None) -> str | None:
-    """Why an engine cannot be used on this machine, as a clause; None if it can."""
+def unusable_because(entry: EngineEntry, gpus: Sequence[GpuFacts]) -> str | None:
+    """Why an engine can be used on none of the GPUs of this machine, as a clause; None if it can.
+
+    Args:
+        entry: the engine.
+        gpus: in CUDA's order; GPUs of one machine may differ.
+    """
+    reasons = [_unusable_on(entry, gpu) for gpu in gpus or (None,)]
+    found = [reason for reason in reasons if reason is not None]
+    return "; ".join(dict.fromkeys(found)) if len(found) == len(reasons) else None
+
+
+def _where(entry: EngineEntry, gpus: Sequence[GpuFacts]) -> str:
+    """On which GPUs an engine can be used, such as `` on cuda:1``; empty for all of them."""
+    usable = [f"cuda:{i}" for i, gpu in enumerate(gpus) if _unusable_on(entry, gpu) is None]
+    return "" if len(usable) == len(gpus) else f" on {' and '.join(usable)}"
+
+
+def _unusable_on(entry: EngineEntry, gpu: GpuFacts | None) -> str | None:
+    """Why an engine cannot be used on a GPU, or without one, as a clause; None if it can."""
     if entry.problem is not None or entry.record is None:
         return entry.problem or "its sidecar is missing"
     key = entry.record.key

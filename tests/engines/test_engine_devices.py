@@ -85,7 +85,7 @@ def test_hopper_is_refused_by_tensorrt_rtx_with_what_serves_it(
     with pytest.raises(BackendError, match=reason):
         choose("tensorrt")
     cuda = Capability(device="cuda:0", precisions=("fp16", "fp32"), reason="onnxruntime-gpu")
-    monkeypatch.setattr(OnnxRuntimeBackend, "capabilities", classmethod(lambda _: [cuda]))
+    monkeypatch.setattr(OnnxRuntimeBackend, "capabilities", classmethod(lambda *_: [cuda]))
     choice = choose()
     assert (choice.backend, choice.device) == ("onnxruntime", "cuda:0")
     assert "TensorRT does: pip install" in choice.reasoning

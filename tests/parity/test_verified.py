@@ -51,7 +51,7 @@ class Standin(OnnxRuntimeBackend):
         self.precision = precision
 
     @classmethod
-    def capabilities(cls) -> Sequence[Capability]:
+    def capabilities(cls, gpu: str = "cuda:0") -> Sequence[Capability]:
         return [
             Capability(device="cpu", precisions=("bf16", "fp32", "int8"), reason="for the tests")
         ]
@@ -358,8 +358,8 @@ class LostGpu(Standin):
         self.device = device
 
     @classmethod
-    def capabilities(cls) -> Sequence[Capability]:
-        return [Capability(device="cuda:0", precisions=("bf16", "fp32"), reason="for the tests")]
+    def capabilities(cls, gpu: str = "cuda:0") -> Sequence[Capability]:
+        return [Capability(device=gpu, precisions=("bf16", "fp32"), reason="for the tests")]
 
     def _infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self.precision == "bf16":

@@ -76,7 +76,7 @@ def test_a_gpu_that_is_not_there_is_named(command: str, monkeypatch: pytest.Monk
             raise BackendError(f"{device} does not exist; this machine has 1 GPU(s).")
 
     cuda = Capability(device="cuda:0", precisions=("fp16", "fp32"), reason="a GPU")
-    monkeypatch.setattr(TorchBackend, "capabilities", lambda: [cuda])
+    monkeypatch.setattr(TorchBackend, "capabilities", lambda *_: [cuda])
     monkeypatch.setattr("srtrt.runtime.engines.gpu.gpu_facts", facts)
     done = CliRunner().invoke(main, ["benchmark", command, "--device", "cuda:7"])
     assert done.exit_code == 1
