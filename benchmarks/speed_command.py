@@ -41,6 +41,12 @@ _device_option = click.option(
     show_default=True,
     help="cpu or cuda:N for the engines of one device alone; auto is the CPU and the first GPU.",
 )
+_torch_device_option = click.option(
+    "--device", default="cpu", show_default=True, help="cpu or cuda:N."
+)
+_torch_precision_option = click.option(
+    "--precision", default="fp32", show_default=True, type=OneOf(["fp32", "fp16", "bf16"])
+)
 
 
 @click.command()
@@ -239,10 +245,8 @@ def precisions(
 
 @click.command(cls=Measurement)
 @model_option
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
-@click.option(
-    "--precision", default="fp32", show_default=True, type=OneOf(["fp32", "fp16", "bf16"])
-)
+@_torch_device_option
+@_torch_precision_option
 @click.option("--size", "sizes", multiple=True, default=("480x270",), show_default=True)
 @click.option(
     "--variant",
@@ -287,10 +291,8 @@ def throughput(
 
 @click.command(cls=Measurement)
 @model_option
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
-@click.option(
-    "--precision", default="fp32", show_default=True, type=OneOf(["fp32", "fp16", "bf16"])
-)
+@_torch_device_option
+@_torch_precision_option
 @click.option("--size", default="480x270", show_default=True, metavar="WxH", help="LR frame size.")
 @click.option("--rounds", default=10, show_default=True, type=Whole(1))
 @click.option("--variant", "variants", multiple=True, help="May be repeated; by default all.")

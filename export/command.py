@@ -23,6 +23,7 @@ from srtrt.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from srtrt.export.api import ExportedGraph
+    from srtrt.runtime.backends.tensorrt import TensorRtOptions
     from srtrt.runtime.engines.record import CachedEngine
 
 FORMS: tuple[Form, ...] = ("rgb8", "yuv420p8")
@@ -91,6 +92,14 @@ GRAPH_PRECISIONS: tuple[Precision, ...] = ("fp32",)
     help="GPUs a TensorRT-RTX engine is for, or 'current'; by default all from 8.0.",
 )
 @click.option(
+    "--backend-option",
+    "backend_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Further setting of TensorRT, such as tf32=true or aux_streams=2; may be repeated. `srtrt "
+    "doctor` lists all.",
+)
+@click.option(
     "--device",
     default=None,
     metavar="cuda:N",
@@ -144,8 +153,8 @@ def export(
         return
     if any(engine.values()) and not bare:
         raise UsageError(
-            "--shape, --level, --workspace, --compute-capability and --device are for engines; "
-            "an ONNX graph takes frames of every size. For an engine add --format "
+            "--shape, --level, --workspace, --compute-capability, --backend-option and --device "
+            "are for engines; an ONNX graph takes frames of every size. For an engine add --format "
             f"{' or '.join(ENGINES)}."
         )
     _export_graphs(model, out, kinds, how)
@@ -196,28 +205,22 @@ def _export_engines(
     how: dict[str, Any],
     *,
     shapes: tuple[str, ...],
-    level: int | None,
-    workspace: int | None,
-    targets: tuple[str, ...],
     device: str | None,
+    **settings: Any,
 ) -> None:
     """Says what is built, and what keeps upscale-video from using it; then builds it."""
     from srtrt.export.engines import USUAL_DEVICE, USUAL_SHAPE, engine_plan, export_engines
     from srtrt.runtime.engines.flavour import flavour_of
-    from srtrt.runtime.engines.key import EngineOptions
 
-    options = EngineOptions(
-        level=level,
-        workspace_bytes=workspace << 20 if workspace else None,
-        compute_capabilities=targets,
-    )
+    chosen = _tensorrt_options(**settings)
     folder = Path(out) if out else None
     plan = engine_plan(
         model,
         flavour_of(product),
         device=device or USUAL_DEVICE,
         shapes=shapes,
-        options=options,
+        options=chosen.build,
+        binding=chosen.binding,
         folder=folder,
         **kinds,
     )
@@ -252,6 +255,31 @@ def _export_engines(
             on_note=lambda text: _above(bar, f"note: {text}", print_line=say),
             **how,
         )
+
+
+def _tensorrt_options(
+    *,
+    level: int | None,
+    workspace: int | None,
+    targets: tuple[str, ...],
+    backend_options: tuple[str, ...],
+) -> TensorRtOptions:
+    """What was asked of TensorRT, by options of their own or by ``--backend-option``.
+
+    Raises:
+        UsageError: if one is unknown, impossible or given twice, or means nothing here.
+    """
+    from srtrt.runtime.backends.options import choose_options
+
+    own = {"level": level, "workspace": workspace, "compute_capabilities": ",".join(targets)}
+    given = [f"{name}={value}" for name, value in own.items() if value not in (None, "")]
+    chosen = choose_options("tensorrt", "cuda:0", [*given, *backend_options])
+    options: TensorRtOptions = chosen.options
+    if options.ring is not None:
+        raise UsageError(f"{chosen}: frames in flight are no part of an engine; leave them out.")
+    if {"product", "cache_folder"} & chosen.given.keys():
+        raise UsageError(f"{chosen}: the product is given by --format, the folder by --out.")
+    return options
 
 
 def _figures(graph: ExportedGraph) -> str:

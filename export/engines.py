@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from srtrt.errors import BackendError, SrtrtError, UsageError
 from srtrt.export.api import ExportedGraph, checkpoint_of, export_model
 from srtrt.graph import load_graph
-from srtrt.runtime.backends.tensorrt import (
-    USUAL_PRECISION,
-    engine_judge,
-    engine_meter,
-    unusable_because,
-    usable_flavour,
-)
-from srtrt.runtime.cuda import open_device
+from srtrt.runtime.cuda import Binding, open_device
 from srtrt.runtime.engines.cache import EngineCache
+from srtrt.runtime.engines.execution import run_engine
 from srtrt.runtime.engines.flavour import Flavour
+from srtrt.runtime.engines.gate import engine_gate
 from srtrt.runtime.engines.gpu import GpuFacts, gpu_facts
 from srtrt.runtime.engines.identity import for_gpu, place_problem
 from srtrt.runtime.engines.key import EngineOptions, EngineShape
-from srtrt.runtime.engines.provide import provide_engine
-from srtrt.runtime.engines.record import CachedEngine
+from srtrt.runtime.engines.products import USUAL_PRECISION, unusable_because, usable_flavour
+from srtrt.runtime.engines.provide import EngineProvider
+from srtrt.runtime.engines.record import BuiltEngine, CachedEngine
+from srtrt.runtime.engines.tuning import engine_speed
 from srtrt.runtime.models import Model
+from srtrt.runtime.parity import read_pictures
 from srtrt.spec import Form, Precision
 
 USUAL_SHAPE = "64x64:1280x720:1920x1080"
@@ -62,6 +62,8 @@ class EnginePlan:
     """The GPU they are for and are tried on."""
     device: str = USUAL_DEVICE
     """That GPU as ``cuda:N``."""
+    binding: Binding = "auto"
+    """Package through which CUDA is called."""
 
     def __post_init__(self) -> None:
         for shape in self.shapes:
@@ -104,6 +106,11 @@ class EnginePlan:
                     f"upscale-video computes {USUAL_PRECISION} on a GPU; to use the engines in "
                     f"{precision} tell it --precision {precision}."
                 )
+        if self.options.tf32:
+            found.append(
+                "upscale-video takes engines that round to TF32 only where it is asked to; to use "
+                "these engines tell it --backend-option tf32=true."
+            )
         if set(self.forms) - {USUAL_FORM}:
             found.append(
                 "upscale-video takes rgb8 only for video that is not 4:2:0; upscale-image takes it."
@@ -155,15 +162,22 @@ def export_engines(
 
     Raises:
         SrtrtError: see :func:`srtrt.export.api.export_model` and
-            :func:`srtrt.runtime.engines.provide.provide_engine`.
+            :meth:`srtrt.runtime.engines.provide.EngineProvider.provide`.
     """
     plan.flavour.load()  # before any work is done
     problem = plan.misses()
-    judge = meter = None
-    if problem is None:
-        judge = engine_judge(plan.model, plan.flavour, plan.gpu, device=plan.device)
-        meter = engine_meter(plan.flavour, plan.gpu, device=plan.device)
-    cache, made = EngineCache(plan.folder), []
+    trial = _Trial(plan) if problem is None else None
+    provider = EngineProvider(
+        flavour=plan.flavour,
+        gpu=plan.gpu,
+        device=plan.device,
+        cache=EngineCache(plan.folder),
+        verify=engine_gate(plan.model, trial.run, read_pictures()) if trial else None,
+        measure=trial.measure if trial else None,
+        exact_shape=True,
+        on_note=on_note,
+    )
+    because, made = "--overwrite was given" if overwrite else None, []
     with _current(plan, problem), tempfile.TemporaryDirectory() as folder:
         graphs = export_model(
             str(plan.model.checkpoint_path if plan.model.graph_path is None else plan.model.name),
@@ -178,27 +192,30 @@ def export_engines(
         for graph in graphs:
             model, _ = load_graph(graph.path)
             for shape in plan.shapes:
-                name = f"{graph.path.stem} {shape}"
-                made.append(
-                    provide_engine(
-                        model,
-                        shape,
-                        plan.options,
-                        flavour=plan.flavour,
-                        gpu=plan.gpu,
-                        device=plan.device,
-                        cache=cache,
-                        verify=judge,
-                        measure=meter,
-                        exact_shape=True,
-                        because="--overwrite was given" if overwrite else None,
-                        on_progress=_named(on_build, name),
-                        on_note=on_note,
-                    )
-                )
+                told = replace(provider, on_progress=_named(on_build, f"{graph.path.stem} {shape}"))
+                made.append(told.provide(model, shape, plan.options, because=because))
                 if on_engine is not None:
                     on_engine(made[-1])
     return made
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Engines of a plan on its GPU, which is opened for each trial."""
+
+    plan: EnginePlan
+
+    def run(
+        self, built: BuiltEngine, frames: Sequence[Mapping[str, NDArray[Any]]]
+    ) -> list[dict[str, Any]]:
+        """The outputs of single frames."""
+        with open_device(self.plan.device, self.plan.binding) as device:
+            return run_engine(built, frames, flavour=self.plan.flavour, device=device)
+
+    def measure(self, built: BuiltEngine) -> float:
+        """Frames per second."""
+        with open_device(self.plan.device, self.plan.binding) as device:
+            return engine_speed(built, read_pictures(), flavour=self.plan.flavour, device=device)
 
 
 @contextmanager
@@ -213,7 +230,7 @@ def _current(plan: EnginePlan, problem: str | None) -> Iterator[None]:
         BackendError: if it would be built on another GPU than the one it is for.
     """
     if problem is None:
-        with open_device(plan.device) as device, device.current():
+        with open_device(plan.device, plan.binding) as device, device.current():
             yield
         return
     if plan.device != USUAL_DEVICE and not plan.flavour.builds_ahead:

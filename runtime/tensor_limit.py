@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from onnx import ModelProto, ValueInfoProto, shape_inference
 
 from srtrt.errors import UsageError
-from srtrt.graph_spec import read_spec
 from srtrt.runtime.engines.key import EngineShape, InputSize
 from srtrt.runtime.layouts import dimensions
 from srtrt.text import foreign
@@ -76,23 +75,23 @@ def tensor_limit(graph: ModelProto, scale: int) -> TensorLimit:
     return TensorLimit(elements=small, side=_SIDES[0])
 
 
-def require_countable(graph: ModelProto, shape: EngineShape, engine: str) -> None:
-    """Refuses sizes for which a tensor of a graph is too large.
+def require_countable(limit: TensorLimit, shape: EngineShape, engine: str, network: str) -> None:
+    """Refuses sizes for which a tensor of a network is too large.
 
     Args:
-        graph: what is to be built.
+        limit: of the network's graph.
         shape: the sizes.
         engine: what is to build it, for the message.
+        network: its name, likewise.
 
     Raises:
         UsageError: with the largest size that can be.
     """
-    limit = tensor_limit(graph, read_spec(graph, graph.graph.name).scale)
     most = shape.most
     if most.pixels <= limit.most_pixels:
         return
     raise UsageError(
-        f"shape {shape}: with {most} a tensor of {foreign(graph.graph.name)} has 2^31 elements or "
+        f"shape {shape}: with {most} a tensor of {foreign(network)} has 2^31 elements or "
         f"more, which {engine} does not compute; expected at most {limit.most_pixels} pixels in "
         f"all frames, such as {_within(limit.most_pixels, most)}. upscale-video and upscale-image "
         "divide larger frames into tiles by themselves."

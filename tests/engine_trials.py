@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions, unusable_because
+from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.gpu import gpu_facts
+from srtrt.runtime.engines.products import unusable_because
 from srtrt.runtime.models import find_model
 from srtrt.runtime.parity import (
     compare_outputs,

@@ -182,16 +182,17 @@ def install(monkeypatch: pytest.MonkeyPatch, *packages: str, machine: Any = None
         return standin.speed_for(plan)
 
     monkeypatch.setattr(Flavour, "load", load_module)
-    monkeypatch.setattr(backend_module, "engine_speed", speed)
+    for place in ("runtime.backends.tensorrt", "export.engines"):
+        monkeypatch.setattr(f"srtrt.{place}.engine_speed", speed)
     monkeypatch.setattr(tuning, "SPEED_SECONDS", 0.0)
-    for place in (backend_module, gpu_module):
-        monkeypatch.setattr(place, "gpu_facts", standin.facts)
+    for module in (backend_module, gpu_module):
+        monkeypatch.setattr(module, "gpu_facts", standin.facts)
     for place in ("select", "gpu_report", "engines.command"):
         monkeypatch.setattr(f"srtrt.runtime.{place}.all_gpus", standin.all_gpus)
     monkeypatch.setattr("srtrt.export.engines.gpu_facts", standin.facts)
     monkeypatch.setattr("srtrt.export.engines.open_device", open_device)
     monkeypatch.setattr(backend_module, "open_device", open_device)
-    monkeypatch.setattr(backend_module, "installed_binding", lambda: "cuda-python")
+    monkeypatch.setattr("srtrt.runtime.engines.products.installed_binding", lambda: "cuda-python")
     return standin
 
 

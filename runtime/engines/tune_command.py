@@ -55,7 +55,8 @@ def tune(
     options of the build.
     """
     from srtrt.runtime.backends.options import choose_options
-    from srtrt.runtime.backends.tensorrt import TensorRtBackend, tune_backend
+    from srtrt.runtime.backends.tensorrt import TensorRtBackend
+    from srtrt.runtime.backends.tensorrt_tuning import tune_backend
     from srtrt.runtime.engines.tuning import Measured, ring_name
     from srtrt.runtime.models import find_model
     from srtrt.runtime.select import choose

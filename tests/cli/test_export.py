@@ -225,12 +225,21 @@ def test_engines_of_other_precisions(
     assert record.built["convolutions"][name] >= 5
 
 
+RTX = ("--format", "tensorrt-rtx")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--shape", "32x32"], "are for engines"),
         (["--level", "5"], "For an engine add --format tensorrt or tensorrt-rtx"),
         (["--compute-capability", "8.9"], "are for engines"),
+        (["--backend-option", "tf32=true"], "are for engines"),
+        ([*RTX, "--backend-option", "tf32=maybe"], "'maybe'; expected true or false"),
+        ([*RTX, "--backend-option", "level=3", "--level", "4"], "level is given twice"),
+        ([*RTX, "--backend-option", "threads=2"], "it is one of onnxruntime"),
+        ([*RTX, "--backend-option", "streams=2"], "frames in flight are no part of an engine"),
+        ([*RTX, "--backend-option", "product=tensorrt"], "the product is given by --format"),
         (["--format", "tensorrt-rtx", "--shape", "33x32"], "side 33 is odd"),
         (["--format", "tensorrt-rtx", "--shape", "big"], "expected WIDTHxHEIGHT"),
     ],

@@ -20,7 +20,7 @@ from srtrt.export.engines import engine_plan
 from srtrt.runtime.backends.base import Capability
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions
-from srtrt.runtime.engines import build as build_module
+from srtrt.runtime.engines import attempt as attempt_module
 from srtrt.runtime.engines.build import build_engine
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.key import EngineShape
@@ -97,7 +97,7 @@ def test_another_gpu_than_the_first_is_used_throughout(
 ) -> None:
     """Its facts are in the key, its memory is the workspace, and it is the one that is opened."""
     asked: list[str] = []
-    monkeypatch.setattr(build_module, "memory_limit", lambda d: asked.append(d) or 1 << 30)
+    monkeypatch.setattr(attempt_module, "memory_limit", lambda d: asked.append(d) or 1 << 30)
     standin.gpus["cuda:1"] = TURING
     with opened("cuda:1") as backend:
         assert backend._gpu == TURING

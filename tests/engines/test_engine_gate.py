@@ -19,7 +19,7 @@ from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.gate import RunEngine, engine_gate, mosaics
 from srtrt.runtime.engines.key import InputSize
-from srtrt.runtime.engines.provide import provide_engine
+from srtrt.runtime.engines.provide import EngineProvider
 from srtrt.runtime.engines.record import BuiltEngine, read_engine
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import graph_backend, read_pictures
@@ -53,10 +53,8 @@ def test_an_engine_over_its_gate_is_kept_with_its_figures(
     by_checkpoint = reference == "checkpoint"
     source = find_model(str(tiny_checkpoint)) if by_checkpoint else Model.from_graph("tiny", exact)
     gate = engine_gate(source, runner(path), read_pictures())
-    made = provide_engine(
-        graph, SMALL, flavour=RTX, cache=cache, verify=gate, on_note=notes.append
-    )  # fmt: skip
-    again = provide_engine(graph, SMALL, flavour=RTX, cache=cache, verify=gate)
+    provider = EngineProvider(flavour=RTX, cache=cache, verify=gate, on_note=notes.append)
+    made, again = (provider.provide(graph, SMALL) for _ in range(2))
     assert notes == [f"Building {made.path.name}: there is none yet."]
     assert again.note is None
     assert again.plan == made.plan
@@ -81,14 +79,14 @@ def test_an_engine_under_its_gate_is_not_kept(
     gate = engine_gate(find_model(str(tiny_checkpoint)), runner(other), read_pictures())
     cache = EngineCache(tmp_path / "cache")
     with pytest.raises(ParityError, match=r"the engine of tiny at 32x24 .*at least 70 dB"):
-        provide_engine(load_graph(path)[0], SMALL, flavour=RTX, cache=cache, verify=gate)
+        EngineProvider(flavour=RTX, cache=cache, verify=gate).provide(load_graph(path)[0], SMALL)
     assert [each.suffix for each in cache.folder.iterdir()] == [".lock"]
 
 
 def test_plain_tensorrt_needs_the_gpu_it_builds_for(tiny_graphs: dict[str, Path]) -> None:
     graph, _ = load_graph(tiny_graphs["rgb8-fp32"])
     with pytest.raises(BackendError, match=r"this machine has none.*build for tensorrt-rtx"):
-        provide_engine(graph, SMALL, flavour=FLAVOURS["tensorrt"])
+        EngineProvider(flavour=FLAVOURS["tensorrt"]).provide(graph, SMALL)
 
 
 @pytest.mark.parametrize(

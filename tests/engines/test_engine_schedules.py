@@ -16,7 +16,8 @@ from engine_schedules import Made, Run, Schedule, schedules
 from tensorrt_api import INSTALLED
 from tensorrt_standin import SimulatedMachine, install
 
-from srtrt.runtime.backends.tensorrt import TensorRtOptions, tune_backend
+from srtrt.runtime.backends.tensorrt import TensorRtOptions
+from srtrt.runtime.backends.tensorrt_tuning import tune_backend
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.engines.tuning import Measured, candidates
 from srtrt.runtime.models import find_model

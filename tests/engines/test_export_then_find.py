@@ -20,12 +20,13 @@ from video_clips import make_clip
 from srtrt.cli import main
 from srtrt.export import engines as export_engines_module
 from srtrt.export.api import ExportedGraph
-from srtrt.runtime.backends import tensorrt as backend_module
+from srtrt.runtime.backends.tensorrt import TensorRtBackend
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.identity import EngineKey, engine_key
 from srtrt.runtime.engines.key import EngineOptions, EngineShape
+from srtrt.runtime.engines.products import USUAL_PRECISION
 from srtrt.runtime.models import bundled_models, find_model
 from srtrt.runtime.parity import read_pictures
 
@@ -109,6 +110,10 @@ BUILDS: dict[str, list[str]] = {
     "one compute capability": ["--compute-capability", "8.9"],
     "two compute capabilities": ["--compute-capability", "12.0", "--compute-capability", "8.9"],
     "all of them": ["--level", "4", "--workspace", "4000", "--compute-capability", "8.9"],
+    "options of the backend": [
+        *("--backend-option", "aux_streams=2", "--backend-option", "tactics=plain"),
+        *("--backend-option", "fusion=false", "--backend-option", "binding=cuda-python"),
+    ],
     "a range": ["--shape", "32x32:64x64:128x96"],
 }
 
@@ -157,6 +162,22 @@ def test_upscale_video_takes_the_exported_engine_and_says_which(
     (entry,) = cache.entries()
     said = f"Using {entry.path.name}: it takes " in done.stderr
     assert said == (build != "no option")
+
+
+def test_what_changes_results_is_used_where_it_is_asked_for(
+    standin: StandIn, cache: EngineCache, tmp_path: Path
+) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    done = exported("fast", "--shape", "64x48", "--backend-option", "tf32=true")
+    assert "to use these engines tell it --backend-option tf32=true." in done.stderr
+    (entry,) = cache.entries()
+    assert entry.record is not None
+    assert entry.record.key["tf32"]
+    assert cache.find(video_key("fast")) is None
+    arguments = ["upscale-video", clip, "--model", "fast", "--backend", "tensorrt"]
+    done = run(*arguments, "--backend-option", "tf32=true")
+    assert done.exit_code == 0, done.output
+    assert len(standin.builds) == 1
 
 
 def test_an_explicit_wish_builds_another_with_the_reason(
@@ -245,8 +266,8 @@ def test_a_gpu_older_than_the_usual_targets_is_a_target(
 
 
 def test_export_and_upscale_video_choose_the_same_precision(standin: StandIn) -> None:
-    precisions = backend_module.TensorRtBackend.capabilities()[1].precisions
-    assert precisions[0] == backend_module.USUAL_PRECISION == "fp16"
+    precisions = TensorRtBackend.capabilities()[1].precisions
+    assert precisions[0] == USUAL_PRECISION == "fp16"
     done = exported("fast", "--shape", "64x48")
     assert re.search(r"engines of fast: yuv420p8 in fp16 for frames of 64x48", done.stderr)
 

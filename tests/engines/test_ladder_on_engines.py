@@ -18,7 +18,8 @@ from srtrt.cli import main
 from srtrt.errors import BackendError, DeviceLostError, ParityError
 from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions, tune_backend
+from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions
+from srtrt.runtime.backends.tensorrt_tuning import tune_backend
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.engines.record import EngineRecord

@@ -25,10 +25,12 @@ from srtrt.errors import (
 from srtrt.graph import load_graph
 from srtrt.runtime.backends import tensorrt as backend_module
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions, tune_backend
-from srtrt.runtime.engines import provide
+from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions
+from srtrt.runtime.backends.tensorrt_tuning import tune_backend
+from srtrt.runtime.engines import products
 from srtrt.runtime.engines.cache import EngineCache
 from srtrt.runtime.engines.key import EngineOptions, EngineShape, InputSize
+from srtrt.runtime.engines.provide import EngineProvider
 from srtrt.runtime.engines.record import sidecar_path
 from srtrt.runtime.engines.tuning import Measured, best_of, candidates, choice_path, read_choice
 from srtrt.runtime.models import find_model
@@ -273,9 +275,8 @@ def test_an_engine_that_had_to_shrink_is_not_taken_for_a_whole_one(
     options = EngineOptions(workspace_bytes=16 << 20)  # for about 128x64 pixels of this network
     shape = EngineShape.static(256, 256)
     notes: list[str] = []
-    made = provide.provide_engine(
-        graph, shape, options, flavour=RTX, cache=EngineCache(tmp_path), on_note=notes.append
-    )  # fmt: skip
+    provider = EngineProvider(flavour=RTX, cache=EngineCache(tmp_path), on_note=notes.append)
+    made = provider.provide(graph, shape, options)
     assert made.record.built["shape"] != "256x256"
     with opened(build=options) as backend, pytest.raises(DeviceMemoryError, match=r"takes .* only"):
         backend.prepare(256, 256)
@@ -347,7 +348,7 @@ def test_what_is_missing_is_named(standin: StandIn, monkeypatch: pytest.MonkeyPa
     assert "on NVIDIA Test" in rtx.reason
     assert choose("tensorrt").precision == "fp16"
     assert choose().backend == "tensorrt"
-    monkeypatch.setattr(backend_module, "installed_binding", lambda: None)
+    monkeypatch.setattr(products, "installed_binding", lambda: None)
     assert "needs cuda-python or PyCUDA" in TensorRtBackend.capabilities()[1].reason
 
 

@@ -17,7 +17,7 @@ import pytest
 from tensorrt_api import INSTALLED, Api, Checked, read_module, recorded
 
 from srtrt.runtime.backends.tensorrt import TensorRtBackend, TensorRtOptions
-from srtrt.runtime.engines import build, exclusions, execution, flavour, monitor
+from srtrt.runtime.engines import attempt, build, exclusions, execution, flavour, monitor
 from srtrt.runtime.engines.key import EngineOptions, EngineShape
 from srtrt.runtime.engines.monitor import Listener
 from srtrt.runtime.models import find_model
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tensorrt_standin import StandIn
 
 VERSIONS = sorted(recorded())
-SOURCES = (build, execution, exclusions, flavour, monitor)
+SOURCES = (attempt, build, execution, exclusions, flavour, monitor)
 
 NEVER = {
     "BuilderFlag": {"FP16", "BF16", "INT8", "FP8", "INT4", "FP4"},

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from driver_standin import compiled_driver
 
-from srtrt.runtime.backends.tensorrt import TensorRtBackend, unusable_because
+from srtrt.runtime.backends.tensorrt import TensorRtBackend
 from srtrt.runtime.cuda_packages import beyond_driver, cuda_of, cuda_problems, cuda_python_line
 from srtrt.runtime.engines.flavour import FLAVOURS
 from srtrt.runtime.engines.gpu import GpuFacts
+from srtrt.runtime.engines.products import unusable_because
 from srtrt.runtime.nvidia import NOT_FOUND, Machine, gpu_problem
 
 ABSENT = "libcuda.so.1: cannot open shared object file: No such file or directory"

@@ -117,8 +117,8 @@ def test_tensorrt_builds_it_and_computes_in_8_bits(
     precision: str, graphs: dict[Any, ModelProto]
 ) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    from srtrt.runtime.engines.build import build_engine, typed_network_flags
-    from srtrt.runtime.engines.flavour import FLAVOURS
+    from srtrt.runtime.engines.build import build_engine
+    from srtrt.runtime.engines.flavour import FLAVOURS, typed_network_flags
     from srtrt.runtime.engines.key import EngineShape
 
     data = graphs["rgb8", precision].SerializeToString()

@@ -72,12 +72,13 @@ def test_it_is_the_same_in_every_precision(precision: Any) -> None:
 
 def test_full_hd_is_the_most_that_the_usual_network_takes() -> None:
     graph = find_model("srresnet").graph("yuv420p8", "fp16")
-    require_countable(graph, EngineShape.static(1920, 1080), "TensorRT")
+    limit = tensor_limit(graph, 4)
+    require_countable(limit, EngineShape.static(1920, 1080), "TensorRT", "srresnet")
     for shape in (EngineShape.static(1920, 1094), EngineShape.static(1920, 1080, batch=2)):
         with pytest.raises(UsageError, match=r"2\^31 elements or more, which TensorRT does not"):
-            require_countable(graph, shape, "TensorRT")
+            require_countable(limit, shape, "TensorRT", "srresnet")
     with pytest.raises(UsageError, match=r"at most 2097151 pixels .* such as 1920x1080\."):
-        require_countable(graph, EngineShape.static(1920, 1080, batch=2), "TensorRT")
+        require_countable(limit, EngineShape.static(1920, 1080, batch=2), "TensorRT", "srresnet")
 
 
 def foreign_graph(nodes: list[Any], weights: dict[str, Any], domain: str = "") -> onnx.ModelProto:
@@ -130,8 +131,8 @@ def test_what_is_allowed_can_be_counted(channels: int, scale: int) -> None:
 
 
 def test_a_shape_of_an_engine_is_refused_before_it_is_built(tiny_graphs: dict[str, Path]) -> None:
-    graph = onnx.load(tiny_graphs["rgb8-fp32"])
-    most = tensor_limit(graph, 4).most_pixels
-    require_countable(graph, EngineShape.static(most, 1), "TensorRT")
+    limit = tensor_limit(onnx.load(tiny_graphs["rgb8-fp32"]), 4)
+    most = limit.most_pixels
+    require_countable(limit, EngineShape.static(most, 1), "TensorRT", "tiny")
     with pytest.raises(UsageError, match="in all frames, such as"):
-        require_countable(graph, EngineShape.static(most + 1, 1), "TensorRT")
+        require_countable(limit, EngineShape.static(most + 1, 1), "TensorRT", "tiny")
