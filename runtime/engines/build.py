@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from srtrt.errors import BackendError, DeviceMemoryError, ModelError, first_line
 from srtrt.graph_check import check_model
-from srtrt.runtime.engines.attempt import Attempts, Failure, Note, Success
+from srtrt.runtime.engines.attempt import Attempts, Note, Success
 from srtrt.runtime.engines.flavour import Flavour
 from srtrt.runtime.engines.gpu import GpuFacts
 from srtrt.runtime.engines.key import USUAL_LEVEL, EngineOptions, EngineShape, InputSize
@@ -85,6 +85,7 @@ def build_engine(
 def _built(attempts: Attempts, asked: _Rung, may_shrink: bool) -> BuiltEngine:
     """The engine of the first attempt that gives one."""
     spec, label, steps = attempts.spec, attempts.flavour.label, list[str]()
+    what = f"{label} cannot build {spec.name} ({spec.form}, {spec.precision})"
     for rung in _rungs(asked, spec, attempts.flavour, may_shrink):
         if steps:
             attempts.tell(f"{label} cannot build {steps[-1]}; trying {rung}.")
@@ -97,22 +98,14 @@ def _built(attempts: Attempts, asked: _Rung, may_shrink: bool) -> BuiltEngine:
             return BuiltEngine(plan=attempt.plan, spec=spec, facts=facts)
         steps.append(f"{rung}: {attempt.reason}")
         if not attempt.out_of_memory:
-            break
-    raise _error(
-        f"{label} cannot build {spec.name} ({spec.form}, {spec.precision})", steps, attempt
-    )
-
-
-def _error(what: str, steps: Sequence[str], last: Failure) -> BackendError:
-    """Why there is no engine after all attempts."""
-    if not last.out_of_memory:
-        return BackendError(
-            f"{what}: {'; '.join(steps)}. TensorRT's own log is in Python's logger {LOG_NAME!r}."
-        )
+            raise BackendError(
+                f"{what}: {'; '.join(steps)}. "
+                f"TensorRT's own log is in Python's logger {LOG_NAME!r}."
+            )
     more = f" The last of {len(steps)} attempts: {steps[-1]}." if len(steps) > 1 else ""
-    return DeviceMemoryError(
-        f"{what}: {steps[0]}.{more} Free GPU memory, allow a larger workspace, or ask for a "
-        "smaller shape."
+    raise DeviceMemoryError(
+        f"{what}: {steps[0]}.{more} "
+        "Free GPU memory, allow a larger workspace, or ask for a smaller shape."
     )
 
 
