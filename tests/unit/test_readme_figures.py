@@ -26,6 +26,7 @@ def load(name: str) -> dict[str, Any]:
     [
         ("docs/figures.md", "quality-rendered.json"),
         ("docs/figures.md", "training-rendered.json"),
+        ("docs/figures.md", "quality-perceptual.json"),
         ("docs/figures.md", "compressed-crf28.json"),
         ("docs/figures.md", "video-rates-h264-clips-2.json"),
         ("docs/figures.md", "video-rates-h264-pans.json"),
@@ -64,6 +65,10 @@ def test_bundled_specs_carry_the_measured_quality(name: str) -> None:
 
 def test_measured_promises_hold() -> None:
     """What each model is shipped for, in the committed figures."""
+    for figures in load("quality-perceptual.json")["sets"].values():
+        for distance in ("lpips", "dists"):
+            others = [figures[name][distance] for name in ("bicubic", "srresnet", "fast", "video")]
+            assert figures["srgan"][distance] < min(others)
     for name, least in (("srgan", 29.4), ("fast", 30.5)):
         assert load(f"quality-{name}.json")["sets"]["Set5"][name]["psnr_db"] >= least
     for source in load("compressed-crf28.json")["sources"].values():
