@@ -31,6 +31,8 @@ def load(name: str) -> dict[str, Any]:
         ("docs/figures.md", "video-rates-h264-clips-2.json"),
         ("docs/figures.md", "video-rates-h264-pans.json"),
         ("docs/figures.md", "training-cpu.json"),
+        ("docs/figures.md", "side-by-side-psnr.json"),
+        ("docs/figures.md", "side-by-side-mse.json"),
         ("docs/figures.md", "side-by-side-content.json"),
         ("docs/figures.md", "side-by-side-content-heavier.json"),
         ("docs/figures.md", "latency-cpu.json"),
