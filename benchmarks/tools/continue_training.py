@@ -242,13 +242,13 @@ def _turn(
     reserve = _MEASURE_TIMES * (time.time() - start) + _int8_seconds(call, name)
     reserve += call.reserve_seconds
     times = Times(end=end - reserve, latest=end - 0.75 * reserve, updates=call.updates)
-    _say_times(name, call, session, times, yardstick)
     if times.end <= time.time():
         say(
             f"{name}: measuring and releasing take {reserve / 60:.0f} minutes, which leaves no "
             "time to train; nothing is done for it"
         )
         return
+    _say_times(name, call, session, times, yardstick)
     with stop_request() as should_stop:
         trained = session.train(times, should_stop)
     place = Place(repository=repository, folder=folder, machine=call.machine, say=say)
