@@ -27,7 +27,7 @@ def load(name: str) -> dict[str, Any]:
         ("docs/figures.md", "quality-rendered.json"),
         ("docs/figures.md", "training-rendered.json"),
         ("docs/figures.md", "quality-perceptual.json"),
-        ("docs/figures.md", "compressed-crf28.json"),
+        *(("docs/figures.md", f"compressed-crf{crf}.json") for crf in (18, 23, 28)),
         ("docs/figures.md", "video-rates-h264-clips-2.json"),
         ("docs/figures.md", "video-rates-h264-pans.json"),
         ("docs/figures.md", "training-cpu.json"),
@@ -73,9 +73,10 @@ def test_measured_promises_hold() -> None:
             assert figures["srgan"][distance] < min(others)
     for name, least in (("srgan", 29.4), ("fast", 30.5)):
         assert load(f"quality-{name}.json")["sets"]["Set5"][name]["psnr_db"] >= least
-    for source in load("compressed-crf28.json")["sources"].values():
-        figures = source["compressed"]
-        assert figures["video"]["psnr_db"] > figures["srresnet"]["psnr_db"]
+    for crf in (23, 28):
+        for source in load(f"compressed-crf{crf}.json")["sources"].values():
+            video, srresnet = (source["compressed"][name] for name in ("video", "srresnet"))
+            assert all(video[key] > srresnet[key] for key in ("psnr_db", "vmaf", "vmaf_neg"))
     fuzzed = load("fuzz.json")
     assert sum(kind["cases"] for kind in fuzzed["kinds"].values()) >= 10_000
     assert fuzzed["faults"] == []
