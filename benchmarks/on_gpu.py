@@ -26,7 +26,8 @@ from typing import Any, Literal
 
 import click
 
-from srtrt.benchmarks.on_gpu_parts import CPU, PARTS, Part, Setting, is_clone
+from srtrt.benchmarks.on_gpu_needs import CPU, Setting, is_clone
+from srtrt.benchmarks.on_gpu_parts import PARTS, Part
 from srtrt.benchmarks.report import gpus, machine_facts
 from srtrt.errors import SrtrtError, UsageError
 from srtrt.files import write_text

@@ -5,99 +5,22 @@ Every part is a command of its own process, so that nothing of one is left for t
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cached_property
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
-from srtrt.benchmarks.engines import Offer, survey_engines
+from srtrt.benchmarks import on_gpu_needs as lacking
+from srtrt.benchmarks.engines import survey_engines
+from srtrt.benchmarks.on_gpu_needs import Need, Setting
 from srtrt.benchmarks.sample_clip import make_clip
-from srtrt.errors import SrtrtError, install_hint
-from srtrt.runtime.backends import backend_class
-from srtrt.runtime.cuda import installed_binding
-from srtrt.runtime.cuda_packages import cuda_python_line
-from srtrt.runtime.engines import gpu
-from srtrt.runtime.nvidia import no_gpu
+from srtrt.errors import SrtrtError
 from srtrt.spec import PRECISIONS
 
-CPU = "cpu"
 _SRTRT = (sys.executable, "-m", "srtrt")
 _BENCHMARK = (*_SRTRT, "benchmark")
 _PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu")
-_TOOLKIT = Path("/usr/local/cuda/bin")
-_SOURCES = Path(__file__).resolve().parents[1]
-"""A clone, unless srtrt is installed away from it."""
-
-
-def is_clone(folder: Path) -> bool:
-    """Whether a folder is a clone of srtrt, with its tests and its sample."""
-    return (folder / "tests" / "conftest.py").is_file() and (folder / "samples").is_dir()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Where and how much is measured.
-
-    On the CPU, and in small, it is a rehearsal: what needs no GPU runs, and nothing of it counts.
-    """
-
-    device: str
-    """``cuda:N``, or ``cpu`` for a rehearsal."""
-    out: Path
-    """Folder of the results of this device."""
-    small: bool = False
-    """Tiny frames, so that a rehearsal takes seconds."""
-    repository: Path | None = _SOURCES if is_clone(_SOURCES) else None
-    """The clone whose tests and sample are used; None if there is none."""
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it counts."""
-        return self.device != CPU
-
-    @property
-    def model(self) -> str:
-        """What is measured."""
-        return "fast" if self.small else "srresnet"
-
-    @property
-    def precision(self) -> str:
-        """What PyTorch computes in."""
-        return "fp16" if self.on_gpu else "fp32"
-
-    @property
-    def size(self) -> str:
-        """LR frames of most parts."""
-        return "32x24" if self.small else "480x270"
-
-    @property
-    def rounds(self) -> str:
-        """How often each engine is timed."""
-        return "1" if self.small else "20"
-
-    @property
-    def seconds(self) -> str:
-        """How long frames in flight are measured."""
-        return "0.05" if self.small else "2"
-
-    @cached_property
-    def offers(self) -> Mapping[str, Offer]:
-        """Every engine with whether it can run."""
-        found = survey_engines(self.model, self.device)
-        return {offer.engine: offer for offer in found}
-
-    def result(self, part: str) -> Path:
-        """Where a part writes its JSON."""
-        return self.out / f"{part}.json"
-
-
-Need = Callable[[Setting], str | None]
-"""Why a part cannot run, as a clause that says what to do; None if it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,78 +49,6 @@ class Part:
         return None
 
 
-def _gpu(setting: Setting) -> str | None:
-    if not setting.on_gpu:
-        return "it needs an NVIDIA GPU, and this is a rehearsal on the CPU"
-    return None if gpu.gpu_facts(setting.device) is not None else no_gpu()
-
-
-def _torch(setting: Setting) -> str | None:
-    """PyTorch on the device, and on a GPU a package to call CUDA."""
-    if not find_spec("torch") or not find_spec("safetensors"):
-        return f"PyTorch and safetensors are not installed: {install_hint('train')}"
-    if not setting.on_gpu:
-        return None
-    (cuda,) = (
-        each
-        for each in backend_class("torch").capabilities(setting.device)
-        if each.device == setting.device
-    )
-    if not cuda.usable:
-        return cuda.reason.rstrip(".")
-    facts = None if installed_binding() else gpu.gpu_facts(setting.device)
-    return f"cuda-python is not installed: {cuda_python_line(facts)}" if facts else None
-
-
-def _tests(setting: Setting) -> str | None:
-    if setting.repository is None:
-        return "its tests are in a clone of srtrt; run it there"
-    missing = [name for name in ("pytest", "cv2", "PIL") if not find_spec(name)]
-    return f"{' and '.join(missing)} is not installed: {install_hint('test')}" if missing else None
-
-
-def _video(setting: Setting) -> str | None:
-    if not find_spec("av"):
-        return "PyAV is not installed: pip install av"
-    return None if setting.repository else "its sample is in a clone of srtrt; run it there"
-
-
-def _nvenc(_: Setting) -> str | None:
-    import av
-
-    try:
-        context = av.CodecContext.create("h264_nvenc", "w")
-        context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"
-        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
-        context.open()
-    except (av.FFmpegError, ValueError) as error:
-        return f"h264_nvenc cannot be opened, as on a GPU that encodes no video ({error})"
-    return None
-
-
-def _program(name: str) -> Need:
-    def need(_: Setting) -> str | None:
-        return None if _found(name) else f"{name} is not there; it comes with the CUDA toolkit"
-
-    return need
-
-
-def _found(name: str) -> str | None:
-    return shutil.which(name) or shutil.which(name, path=str(_TOOLKIT))
-
-
-def _engine(*names: str) -> Need:
-    """At least one of these engines."""
-
-    def need(setting: Setting) -> str | None:
-        offers = [setting.offers[name] for name in names if name in setting.offers]
-        if not offers:
-            return "it needs an NVIDIA GPU, and this is a rehearsal on the CPU"
-        return None if any(each.usable for each in offers) else offers[0].reason
-
-    return need
-
-
 def _latency(part: str, names: tuple[str, ...], form: str = "yuv420p8") -> Part:
     """Engines side by side, those of them that can run."""
 
@@ -212,7 +63,7 @@ def _latency(part: str, names: tuple[str, ...], form: str = "yuv420p8") -> Part:
 
     plain = tuple(name.partition(":")[0] for name in names)
     shows = f"{' and '.join(plain)}: speed and parity"
-    return Part(name=part, shows=shows, command=command, needs=(_engine(*plain),))
+    return Part(name=part, shows=shows, command=command, needs=(lacking.engine(*plain),))
 
 
 def _usable(setting: Setting, name: str) -> bool:
@@ -224,10 +75,17 @@ def _pytest(part: str, shows: str, *selected: str, before: tuple[str, ...] = ())
     """Tests that fail where there is no GPU."""
 
     def command(_: Setting) -> tuple[str, ...]:
-        programs = tuple(_found(each) or each if each == before[0] else each for each in before)
+        programs = tuple(
+            lacking.found_program(each) or each if each == before[0] else each for each in before
+        )
         return (*programs, *_PYTEST, *selected)
 
-    needs = (_gpu, _torch, _tests, *(_program(name) for name in before[:1]))
+    needs = (
+        lacking.gpu,
+        lacking.torch,
+        lacking.tests,
+        *(lacking.program(name) for name in before[:1]),
+    )
     return Part(
         name=part, shows=shows, command=command, needs=needs,
         is_test=True,
@@ -291,7 +149,9 @@ def _upscale(part: str, *options: str, needs: tuple[Need, ...] = ()) -> Part:
         )  # fmt: skip
 
     shows = "200 frames of video, seconds of each stage"
-    return Part(name=part, shows=shows, command=command, needs=(_video, *needs), prepare=_make_clip)
+    return Part(
+        name=part, shows=shows, command=command, needs=(lacking.video, *needs), prepare=_make_clip
+    )
 
 
 def _training(setting: Setting) -> tuple[str, ...]:
@@ -312,13 +172,9 @@ def _pycuda(setting: Setting) -> tuple[str, ...]:
         'export PATH="$PATH:$1" PYTHONPATH="$2${PYTHONPATH:+:$PYTHONPATH}"; folder=$2; shift 2\n'
         'python=$1; "$python" -c "import pycuda" 2>/dev/null ||\n'
         '    "$python" -m pip install --quiet --target "$folder" pycuda\n"$@"',
-        "-", str(_TOOLKIT), str(folder), *_PYTEST, "tests/parity/test_rings.py",
+        "-", str(lacking.TOOLKIT), str(folder), *_PYTEST, "tests/parity/test_rings.py",
         "-k", "device_layer and pycuda",
     )  # fmt: skip
-
-
-def _triton(_: Setting) -> str | None:
-    return None if find_spec("triton") else "Triton is not installed: pip install triton"
 
 
 def _fused(setting: Setting) -> tuple[str, ...]:
@@ -356,7 +212,9 @@ def _fp8_latency(product: str) -> Part:
             "--out", str(setting.result(part)),
         )  # fmt: skip
 
-    return Part(name=part, shows=f"{part}: speed and parity", command=command, needs=(_gpu, need))
+    return Part(
+        name=part, shows=f"{part}: speed and parity", command=command, needs=(lacking.gpu, need)
+    )
 
 
 def _tensorrt(precision: str) -> tuple[Part, ...]:
@@ -364,7 +222,7 @@ def _tensorrt(precision: str) -> tuple[Part, ...]:
     if precision == "fp8":
         made = Part(
             name="fp8-graph", shows="calibrating a graph for fp8", command=_fp8,
-            needs=(_gpu, _torch, _engine("tensorrt-fp16", "tensorrt-rtx-fp16")),
+            needs=(lacking.gpu, lacking.torch, lacking.engine(*_TENSORRT_FP16)),
         )  # fmt: skip
         return (made, *(_fp8_latency(product) for product in products))
     return tuple(_latency(f"{p}-{precision}", (f"{p}-{precision}",)) for p in products)
@@ -387,34 +245,35 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         name="torch-parity", shows="PyTorch's ring: fp32 without TF32, fp16, bf16",
-        command=_torch_parity, needs=(_torch,),
+        command=_torch_parity, needs=(lacking.torch,),
     ),
     Part(
         name="throughput", shows="frames in flight against the matrix product of the same run",
-        command=_throughput, needs=(_torch,),
+        command=_throughput, needs=(lacking.torch,),
     ),
     Part(
         name="profile", shows="one frame's kernels, and other ways to compute its parts",
-        needs=(_torch,),
+        needs=(lacking.torch,),
         command=_profile("profile", "6x6 tail of stride 2", "padded head", "cudnn.benchmark"),
     ),
     Part(
         name="profile-compiled", shows="the network compiled",
-        needs=(_torch,), command=_profile("profile-compiled", "compiled"),
+        needs=(lacking.torch,), command=_profile("profile-compiled", "compiled"),
     ),
     Part(
         name="profile-all", shows="the network rewritten and compiled",
-        needs=(_torch,), command=_profile("profile-all", "all of these"),
+        needs=(lacking.torch,), command=_profile("profile-all", "all of these"),
     ),
     _upscale("video", needs=(
-        _engine("tensorrt-fp16", "tensorrt-rtx-fp16", "onnxruntime-cuda-fp16", "openvino-fp32"),
+        lacking.engine(*_TENSORRT_FP16, "onnxruntime-cuda-fp16", "openvino-fp32"),
     )),
-    _upscale("video-torch", "--backend", "torch", needs=(_torch,)),
+    _upscale("video-torch", "--backend", "torch", needs=(lacking.torch,)),
     _upscale(
-        "video-nvenc", "--encoder", "h264_nvenc", needs=(_gpu, _engine(*_FASTEST[:3]), _nvenc),
+        "video-nvenc", "--encoder", "h264_nvenc",
+        needs=(lacking.gpu, lacking.engine(*_FASTEST[:3]), lacking.nvenc),
     ),
     Part(
-        name="training", shows="updates per second", command=_training, needs=(_torch,),
+        name="training", shows="updates per second", command=_training, needs=(lacking.torch,),
     ),
     _pytest(
         "compute-sanitizer", "the device layer under NVIDIA's checker of memory",
@@ -423,7 +282,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         name="pycuda", shows="PyCUDA built here, and the device layer through it",
-        command=_pycuda, needs=(_gpu, _torch, _tests, _program("nvcc")),
+        command=_pycuda, needs=(lacking.gpu, lacking.torch, lacking.tests, lacking.program("nvcc")),
         is_test=True,
     ),
     *(part for precision in _ORDER for part in _tensorrt(precision)),
@@ -435,11 +294,11 @@ PARTS: tuple[Part, ...] = (
             *_SRTRT, "tune", setting.model, "--shape", setting.size, "--device", setting.device,
             "--seconds", "0" if setting.small else "0.5",
         ),
-        needs=(_engine(*_TENSORRT_FP16),),
+        needs=(lacking.engine(*_TENSORRT_FP16),),
     ),
     Part(
         name="fused", shows="a kernel of our own for shuffling, rounding and interleaving",
-        command=_fused, needs=(_gpu, _torch, _triton),
+        command=_fused, needs=(lacking.gpu, lacking.torch, lacking.triton),
     ),
     _latency("side-by-side", _FASTEST),
     _latency("compiled", ("torch-cuda-compiled-fp16", "torch-cuda-captured-fp16")),

@@ -14,13 +14,13 @@ from srtrt.errors import ModelError, ParityError
 from srtrt.export.sensitivity import choose_layers
 from srtrt.graph import REDUCED_TYPES, dress, load_graph, to_typed
 from srtrt.graph_spec import read_spec
+from srtrt.runtime.lost_quality import measure_on_originals
 from srtrt.runtime.models import Model
 from srtrt.runtime.parity import (
     GATES,
     Parity,
     Picture,
     graph_backend,
-    measure_on_originals,
     measure_parity,
     passes,
     reference_backend,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +19,8 @@ from srtrt.colour import YuvColour
 from srtrt.datasets import list_images, read_rgb8
 from srtrt.errors import InputError, ParityError
 from srtrt.graph import REDUCED_TYPES
-from srtrt.metrics import mod_crop, psnr, psnr_y
+from srtrt.metrics import mod_crop
 from srtrt.packages import require_onnxruntime
-from srtrt.resample import resize_bicubic
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeOptions
 from srtrt.runtime.layouts import input_size
@@ -47,10 +46,6 @@ Arrays = Mapping[str, NDArray[Any]]
 ENOUGH_PIXELS = 1 << 17
 """LR pixels that a reference computes, which is on the CPU. The figures of these parts are those of
 whole frames of full HD to about half a decibel."""
-
-
-_ORIGINAL_SIDE = 256
-"""LR pixels a side that are computed of an original, as untiled networks take 10 kB a pixel."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,8 @@ class Parity:
     equal: float
     """Share of samples that are equal, 0..1."""
     lost_db: float | None = None
-    """PSNR in dB lost against ground truth, see :func:`measure_on_originals`; None if it was not
+    """PSNR in dB lost against ground truth, see
+    :func:`srtrt.runtime.lost_quality.measure_on_originals`; None if it was not
     measured."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -360,56 +356,6 @@ def compare_outputs(
             equal += int(np.count_nonzero(difference == 0))
             samples += difference.size
     return Parity(pictures=count, psnr_db=worst, max_abs=largest, equal=equal / max(1, samples))
-
-
-def measure_on_originals(
-    reference: Backend, candidate: Backend, originals: Sequence[Picture]
-) -> Parity:
-    """Agreement with the reference, and the mean PSNR lost against ground truth.
-
-    Args:
-        reference: the generator as trained, or its float32 graph.
-        candidate: an artifact of the same form and scale.
-        originals: pictures that serve as ground truth; both enlarge their antialiased bicubic
-            reduction. Those smaller than 16x16 are left out; of very large ones the middle serves.
-
-    Returns:
-        The figures with ``lost_db`` of the luma, a border of the scale left out, in dB; negative
-        if the candidate is nearer to the truth.
-
-    Raises:
-        InputError: if no picture is large enough.
-        BackendError: if one of the backends fails.
-    """
-    form, scale = reference.form, reference.spec.scale
-    losses, pairs = [], []
-    for original in originals:
-        truth = np.ascontiguousarray(mod_crop(_middle(original, _ORIGINAL_SIDE * scale), 2 * scale))
-        height, width = truth.shape[:2]
-        if min(height, width) < 16:
-            continue
-        inputs = form_inputs(resize_bicubic(truth, height // scale, width // scale), form)
-        outputs = reference.infer(inputs), candidate.infer(inputs)
-        first, second = (_luma_psnr(each, truth, form, scale) for each in outputs)
-        losses.append(0.0 if first == second else first - second)
-        pairs.append(outputs)
-    if not losses:
-        raise InputError("all pictures are smaller than 16x16; expected larger ones to compare on.")
-    return replace(compare_outputs(iter(pairs)), lost_db=float(np.mean(losses)))
-
-
-def _middle(picture: Picture, side: int) -> Picture:
-    """The middle of a picture, of at most so many pixels a side."""
-    top, left = (max(0, (length - side) // 2) for length in picture.shape[:2])
-    return picture[top : top + side, left : left + side]
-
-
-def _luma_psnr(
-    outputs: Mapping[str, NDArray[Any]], truth: Picture, form: Form, border: int
-) -> float:
-    if form == "rgb8":
-        return psnr_y(outputs["rgb_x4"][0], truth, border=border)
-    return psnr(outputs["y_x4"][0, 0], form_inputs(truth, form)["y"][0, 0], border=border)
 
 
 def passes(parity: Parity, precision: Precision) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from srtrt.errors import (
     BackendError,
-    DeviceLostError,
     DeviceMemoryError,
     ModelError,
     PackageError,
@@ -22,9 +20,10 @@ from srtrt.errors import (
 )
 from srtrt.runtime.backends import backend_class
 from srtrt.runtime.backends.base import Backend
-from srtrt.runtime.backends.options import BackendOptions, ChosenOptions, choose_options
+from srtrt.runtime.backends.options import BackendOptions, choose_options
 from srtrt.runtime.layouts import IMAGE_AXES, input_size
 from srtrt.runtime.models import Model, find_model
+from srtrt.runtime.openable import Opened, Successors, openable
 from srtrt.runtime.output_check import OutputCheck
 from srtrt.runtime.ring import Pending, in_order
 from srtrt.runtime.select import Choice, choices, with_int8_hint
@@ -33,21 +32,6 @@ from srtrt.runtime.tiling import TilePlan, cut_inputs, kept_outputs, region
 from srtrt.runtime.verified import open_verified
 from srtrt.spec import UNBOUNDED, Form, Precision
 from srtrt.weights import DEFAULT_MODEL
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A backend that was opened for a session."""
-
-    backend: Backend
-    why: str = ""
-    """Why this one, in few words for the user; empty where that is not to be said."""
-    options: ChosenOptions | None = None
-    """What was asked of it."""
-
-
-Successors = Generator[Opened, SrtrtError | None, None]
-"""Opens the next backend, sent the error of the last."""
 
 
 class Session:
@@ -353,8 +337,8 @@ def open_session(
             used = with_int8_hint(used, found)
         return Opened(backend=opened, why=used.why, options=chosen)
 
-    openable = _openable(open_choice, choices(backend, device, wanted))
-    first = next(openable)
+    backends = openable(open_choice, choices(backend, device, wanted))
+    first = next(backends)
     spec = first.backend.spec
     return Session(
         first,
@@ -362,42 +346,9 @@ def open_session(
         scale=spec.scale,
         tile=tile,
         any_size=any_size,
-        successors=openable,
+        successors=backends,
         on_note=on_note,
     )
-
-
-def _openable(open_choice: Callable[[Choice], Opened], offers: Iterator[Choice]) -> Successors:
-    """Those of the offers that can be opened with the options that were given, in turn.
-
-    What cannot is told by the next that can. After a GPU was lost, none is used.
-
-    Raises:
-        SrtrtError: if the first cannot be opened. Is it on a GPU, whose driver and libraries may
-            be broken, only if no other can.
-    """
-    failure: SrtrtError | None = None
-    unused, opened_any, lost = list[str](), False, False
-    for position, choice in enumerate(offers):
-        if lost and choice.device.startswith("cuda"):
-            continue
-        try:
-            asked = choice if position == 0 else replace(choice, why="the next best here")
-            opened = open_choice(asked)
-        except SrtrtError as error:
-            broken = choice.device.startswith("cuda") and isinstance(
-                error, (BackendError, PackageError)
-            )
-            if position == 0 and not broken:
-                raise
-            failure, lost = failure or error, lost or isinstance(error, DeviceLostError)
-            unused.append(f"{choice.backend} on {choice.device} is not used: {error}")
-            continue
-        opened.backend.notes[:0], unused = unused, []
-        opened_any = True
-        lost = isinstance((yield opened), DeviceLostError)
-    if failure is not None and not opened_any:
-        raise failure
 
 
 def _stored_precision(model: Model, precision: str) -> str:

@@ -32,9 +32,10 @@ from srtrt.processor import this_processor
 from srtrt.runtime.backends.base import Backend
 from srtrt.runtime.engines.gpu import gpu_facts
 from srtrt.runtime.engines.stored import UnusableError, make_folder, read_record, write_record
+from srtrt.runtime.lost_quality import measure_on_originals
 from srtrt.runtime.models import Model
 from srtrt.runtime.output_check import open_exact
-from srtrt.runtime.parity import Parity, measure_on_originals, read_originals, shortfall
+from srtrt.runtime.parity import Parity, read_originals, shortfall
 from srtrt.runtime.select import Choice
 from srtrt.spec import Precision
 

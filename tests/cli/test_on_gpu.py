@@ -21,7 +21,8 @@ from support import REPOSITORY
 from srtrt.benchmarks import on_gpu
 from srtrt.benchmarks.engines import ENGINES, Offer
 from srtrt.benchmarks.on_gpu import Outcome, run_part
-from srtrt.benchmarks.on_gpu_parts import PARTS, Part, Setting
+from srtrt.benchmarks.on_gpu_needs import Setting
+from srtrt.benchmarks.on_gpu_parts import PARTS, Part
 
 STANDIN = """\
 import os

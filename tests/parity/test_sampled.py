@@ -21,6 +21,7 @@ from srtrt.runtime.engines.gate import engine_gate, mosaics
 from srtrt.runtime.engines.key import InputSize
 from srtrt.runtime.engines.record import BuiltEngine
 from srtrt.runtime.layouts import input_size
+from srtrt.runtime.lost_quality import measure_on_originals
 from srtrt.runtime.models import Model, find_model
 from srtrt.runtime.parity import (
     compare_frames,
@@ -28,7 +29,6 @@ from srtrt.runtime.parity import (
     computed_samples,
     form_inputs,
     frame_windows,
-    measure_on_originals,
     measure_parity,
     read_pictures,
 )
