@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from srtrt.errors import InputError, OutputError, UsageError
-from srtrt.images import FORMAT_OF_SUFFIX
+from srtrt.image_writing import FORMAT_OF_SUFFIX
 from srtrt.paths import local_path
 
 _PATTERN_CHARACTERS = frozenset("*?[")

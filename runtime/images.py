@@ -23,14 +23,8 @@ from srtrt.errors import (
     SrtrtError,
     UsageError,
 )
-from srtrt.images import (
-    FORMAT_OF_SUFFIX,
-    Picture,
-    check_output,
-    format_of,
-    read_image,
-    write_image,
-)
+from srtrt.image_writing import FORMAT_OF_SUFFIX, check_output, format_of, write_image
+from srtrt.images import Picture, read_image
 from srtrt.locks import output_claimed
 from srtrt.resample import resize_bicubic, resize_bicubic_rows
 from srtrt.runtime import session as sessions

@@ -12,7 +12,8 @@ from PIL import Image, ImageCms
 
 from srtrt.cli import main
 from srtrt.errors import BackendError, OutputCheckError
-from srtrt.images import Picture, read_image, write_image
+from srtrt.image_writing import write_image
+from srtrt.images import Picture, read_image
 from srtrt.runtime import session as sessions
 from srtrt.runtime.images import upscale_images, upscale_picture
 

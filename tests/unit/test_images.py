@@ -16,7 +16,8 @@ from PIL import ExifTags, Image, ImageCms
 from skimage.io import imread as read_with_scikit_image
 
 from srtrt.errors import InputError, OutputError
-from srtrt.images import Picture, check_output, read_image, write_image
+from srtrt.image_writing import check_output, write_image
+from srtrt.images import Picture, read_image
 
 RNG = np.random.default_rng(11)
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
