@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -22,6 +23,12 @@ NEEDS_TORCH = "needs PyTorch, which is not installed"
 LACKING_ON_GPU_MACHINES = ("av", "hypothesis", "onnxruntime", "openvino")
 """Modules without which a machine that is lent for its GPU must do; the tests that need none of
 them run there. Elsewhere their absence is an error."""
+
+
+def pytest_configure() -> None:
+    """Lets programs under test see Ctrl-C where these tests run in a shell's background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -43,7 +43,7 @@ def test_quality_by_the_protocol_of_the_report(photos: Path, tiny_checkpoint: Pa
         np.mean((sr.astype(float) - hr) ** 2) for sr, (_, hr) in zip(enlarged, pairs, strict=True)
     ]
     expected = np.mean(10 * np.log10(255**2 / np.array(noise)))
-    found = measured["sets"]["photos0"]
+    found = measured["sets"][photos.name]
     assert found["bicubic"] == {"psnr_db": pytest.approx(expected, abs=1e-3)}
     assert found["tiny"].keys() == {"psnr_db"}
     assert "RGB" in measured["protocol"]
