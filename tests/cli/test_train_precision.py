@@ -172,5 +172,5 @@ def test_several_processes_compute_alike(
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_no_preset_prescribes_the_precision(name: str) -> None:
-    assert preset(name).run.precision == "auto"
+def test_only_the_report_prescribes_the_precision(name: str) -> None:
+    assert preset(name).run.precision == ("fp32" if name == "report" else "auto")
