@@ -14,6 +14,7 @@ from PIL import Image
 
 from srtrt.errors import UsageError
 from srtrt.files import replace_when_complete, write_text
+from srtrt.terminal import put
 from srtrt.train.rendered import KINDS, render
 from srtrt.train.rendered.fonts import EVALUATION_FACES, TRAINING_FACES
 from srtrt.train.rendered.series import TRAINING_SEED, facts_of, make_folder
@@ -48,7 +49,7 @@ def rendered(out: Path, seed: int, count: int, kinds: tuple[str, ...], fonts: st
         for number, picture in pictures:
             with replace_when_complete(out / kind / f"{number:03d}.png") as part:
                 Image.fromarray(picture).save(part, "PNG")
-        click.echo(f"{out / kind}: {count} pictures")
+        put(f"{out / kind}: {count} pictures")
     write_text(out / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
