@@ -112,6 +112,15 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two of them, as a folder of PNG files to measure on."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index, photo in enumerate(read_pictures()[:2]):
+        cv2.imwrite(str(folder / f"{index}.png"), photo[..., ::-1])
+    return folder
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     """A file with a small part of a picture that comes with srtrt, 32x24 pixels."""

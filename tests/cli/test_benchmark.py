@@ -6,7 +6,8 @@ from pathlib import Path
 
 import cv2
 import pytest
-from click.testing import CliRunner, Result
+from benchmark_command import benchmark
+from click.testing import CliRunner
 from video_clips import make_clip, picture
 
 from srtrt.benchmarks import compressed
@@ -14,19 +15,6 @@ from srtrt.benchmarks.tables import table
 from srtrt.benchmarks.vmaf import vmaf_available
 from srtrt.cli import main
 from srtrt.processor import this_processor
-from srtrt.runtime.parity import read_pictures
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index, photo in enumerate(read_pictures()[:2]):
-        cv2.imwrite(str(folder / f"{index}.png"), photo[..., ::-1])
-    return folder
-
-
-def benchmark(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
 
 
 def test_latency_measures_side_by_side(tmp_path: Path) -> None:

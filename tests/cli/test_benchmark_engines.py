@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from benchmark_command import benchmark
 
 from srtrt.benchmarks.engines import ENGINES, choose_engines, survey_engines, usual_reference
-from srtrt.cli import main
 from srtrt.runtime.ring import RingOptions
 from srtrt.spec import PRECISIONS, Form
 
 FORMS: tuple[Form, ...] = ("rgb8", "yuv420p8")
 ON_GPU = [name for name, engine in ENGINES.items() if engine.on_gpu]
 SMALL = ["--size", "64x48", "--rounds", 2, "--seconds", 0]
-
-
-def benchmark(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
 
 
 def measured(*arguments: object) -> dict[str, Any]:

@@ -9,25 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from benchmark_command import benchmark
 
 from srtrt.benchmarks.thirdparty import ThirdPartyGenerator
-from srtrt.cli import main
 from srtrt.datasets import squeezed_pair
 from srtrt.perceptual import INSTALL, missing_packages, weights
-from srtrt.runtime.parity import read_pictures
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index, photo in enumerate(read_pictures()[:2]):
-        cv2.imwrite(str(folder / f"{index}.png"), photo[..., ::-1])
-    return folder
-
-
-def benchmark(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
 
 
 def test_quality_by_the_protocol_of_the_report(photos: Path, tiny_checkpoint: Path) -> None:
